@@ -1,0 +1,30 @@
+# Everything starts here. `make help` lists the commands; each makes .venv on first use from the exact pins.
+PROFILE ?= pocket
+BIN := .venv/bin
+export JUPYTER_PREFER_ENV_PATH = 1
+.DEFAULT_GOAL := help
+.PHONY: help reproduce test lab docs readme setup
+
+help:        ## list the commands
+	@echo "CRANE companion"; grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+.venv/.complete: requirements.txt pyproject.toml scripts/setup.sh
+	@scripts/setup.sh
+setup: .venv/.complete    ## make .venv and install the pinned packages (the others do this by themselves)
+
+reproduce: setup    ## run every notebook and write tables, figures and verdicts (PROFILE=pocket, or smoke: the same, tiny)
+	@$(BIN)/crane reproduce --profile $(PROFILE)
+	@$(BIN)/python scripts/docs.py readme
+
+test: setup    ## all checks: every notebook at smoke parameters from nothing, then pytest
+	@status=0; $(BIN)/crane reproduce --profile smoke --fresh || status=1; \
+	$(BIN)/python -m pytest || status=1; exit $$status
+
+lab: setup    ## open JupyterLab on the notebooks
+	@$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root)
+
+docs: setup    ## build the site into _docs, offline
+	@$(BIN)/python scripts/docs.py build
+
+readme: setup    ## write README.md from nbs/index.ipynb
+	@$(BIN)/python scripts/docs.py readme
