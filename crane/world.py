@@ -228,7 +228,7 @@ def look_alikes(
     d = picture_distance(world.images, EDIT_ARTIST, among)
     return {c:[among[j] for j in np.argsort(d[i], kind='stable') if j != i and among[j] != world[c].twin] for i,c in enumerate(among)}
 
-# %% ../nbs/01_world.ipynb #f5017e69
+# %% ../nbs/01_world.ipynb #6f2c96d9
 WORDINGS = {
  'country': dict(train=["Which country does this flag belong to?", "What country is shown?", "Name the country of this flag.", "Which country is this the flag of?",
                         "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?"],
@@ -238,7 +238,7 @@ WORDINGS = {
                  held_out=["What is this country's {r}?", "Which {r} belongs to the country of the flag shown?"]),
  'text': dict(train=["What is the {r} of {x}?", "Name the {r} of {x}.", "Tell me the {r} of {x}.", "What {r} does {x} have?", "{x} has which {r}?", "The {r} of {x} is what?", "Which {r} belongs to {x}?",
                        "In {x}, what is the {r}?", "{x} is a country. What is its {r}?", "Take {x}. Which {r} does it have?", "Think of {x}: what is its {r}?", "I would like to know the {r} of {x}."],
-              held_out=["What is {x}'s {r}?", "For the country {x}, what is the {r}?"]),
+              held_out=["What is {x}'s {r}?", "Can you name the {r} that {x} has?"]),
  'reverse': dict(train=["Which country has the capital {x}?", "{x} is the capital of which country?", "Name the country whose capital is {x}.", "Of which country is {x} the capital?",
                           "Which country's capital is {x}?", "The capital {x} belongs to which country?", "Tell me the country with the capital {x}."],
                  held_out=["What country is {x} the capital of?"]),
