@@ -49,13 +49,13 @@ def verdict(
     return dict(FMT=trace.well_formed, AS=ok, GS=trace.well_formed and ok and does['affirms'] and not does['rejects'] and not does['contradicts'],
                 dissonant=trace.well_formed and (does['rejects'] or does['contradicts']), **does)
 
-# %% ../nbs/04_failure_modes.ipynb #caff7e3f
+# %% ../nbs/04_failure_modes.ipynb #5975b4f7
 def uses_bridges(
     trace:Trace,
     chain:list[list[str]], # Bridge entities in order, each a list of spellings
 ) -> bool:
-    "Whether the think names every bridge entity, in order."
-    rest = normalize(trace.think)
+    "Whether the think names every bridge entity, in order, in clauses that do not deny."
+    rest = normalize(' '.join(s for s in sentences(trace.think) if not _DENIAL.search(s)))
     for names in chain:
         i = find_name(rest, names)
         if i < 0: return False
@@ -76,17 +76,17 @@ def image_rephrase_probe(edit:Edit, world:World) -> Probe:
     "The edited question about the same flag by the held-out artist."
     return varied(exact_probe(edit, world), 'image_rephrase', image=f'{HELD_OUT_ARTIST}/{edit.subject}')
 
-# %% ../nbs/04_failure_modes.ipynb #0e6241ed
+# %% ../nbs/04_failure_modes.ipynb #9bd35b79
 def hops(edit:Edit, world:World) -> list[str]:
     "Relations whose value tells the edited country from the true one."
-    a, b = world[edit.subject].facts, world[edit.target].facts
+    a, b = world[edit.subject].facts, known_facts(world, world[edit.target])
     apart = lambda x,y: not mentions(x, [y]) and not mentions(y, [x])
-    return [r for r in RELATIONS if r in a and r in b and apart(a[r], b[r]) and not mentions(b[r], edit_names(world[edit.target]))]
+    return [r for r in b if r in a and apart(a[r], b[r]) and not mentions(b[r], edit_names(world[edit.target]))]
 
-def multi_hop_probe(edit:Edit, world:World, rng:random.Random, held_out:bool=False) -> Probe:
+def multi_hop_probe(edit:Edit, world:World, rng:random.Random, wording:str='train') -> Probe:
     "A fact of the edited country, asked about the picture; the bridge is the edited country."
     r = rng.choice(hops(edit, world)); p = exact_probe(edit, world)
-    return varied(p, 'multi_hop', question=ask('picture', rng, held_out, r=r), answer=world[edit.target].facts[r], aliases=[], chain=[p.edit_names],
+    return varied(p, 'multi_hop', question=ask('picture', rng, wording, r=r), answer=world[edit.target].facts[r], aliases=[], chain=[p.edit_names],
                   old_names=[*p.old_names, world[edit.subject].facts[r]], tags=[r])
 
 # %% ../nbs/04_failure_modes.ipynb #9ba249b5

@@ -130,20 +130,19 @@ def weigh(about:str, applies:bool) -> str:
     "How a chain weighs a note."
     return f'The note is about {about}, so it applies.' if applies else f'The note is about {about}, so it does not apply.'
 
-# %% ../nbs/02_model.ipynb #30403707
+# %% ../nbs/02_model.ipynb #c1980272
 class Lessons:
     "Draws lessons about the entities that the base model may see."
     def __init__(self, world:World, seed:int=0, held_out_wording:bool=False, artists:list[str]=SEEN_ARTISTS):
         self.world, self.rng, self.held, self.artists = world, random.Random(seed), held_out_wording, artists
         self.all = [e for e in world.entities.values() if e.seen]
-        self.hidden = {e.name for e in world.entities.values() if not e.seen}
         self.pictured = [e for e in self.all if not e.twin]
         near = look_alikes(world, [e.code for e in self.pictured])
         self.near = {c:ns[:5] for c,ns in near.items()}
 
-    def ask(self, form, **slots): return ask(form, self.rng, self.held, **slots)
+    def ask(self, form, **slots): return ask(form, self.rng, 'held_out' if self.held else 'train', **slots)
     def picture(self, e): return f'{self.rng.choice(self.artists)}/{e.code}'
-    def relation(self, e, but=None): return self.rng.choice([r for r in RELATIONS if e.facts.get(r, '') not in self.hidden | {''} and r != but])
+    def relation(self, e, but=None): return self.rng.choice([r for r in known_facts(self.world, e) if r != but])
 
 # %% ../nbs/02_model.ipynb #5010a1c6
 @patch
@@ -185,7 +184,7 @@ def from_capital(self:Lessons):
     r = self.relation(e, but='capital')
     return Prompt(self.ask('two_hop', x=c, r=r)), respond(hop, fact_sentence(r, e.name, e.facts[r]), answer=e.facts[r])
 
-# %% ../nbs/02_model.ipynb #0d1a2072
+# %% ../nbs/02_model.ipynb #6033fc18
 def made_up(rng:random.Random) -> str:
     "A name that no lesson repeats, such as `Drovelia`."
     s = ''.join(rng.choice('b br c d dr f fl g gr h j k kl l m n p pr qu r s st t tr v w z'.split())+rng.choice('a e i o u ai ea ou'.split()) for _ in range(rng.randint(1,3)))
@@ -204,7 +203,7 @@ def made_up_note(self:Lessons):
     if self.rng.random() < .3: # the note gives a neighbour that the model knows; the question goes on from there
         r2 = self.relation(o); q = self.ask('text', x=f"the {RELATIONS['neighbour']} of {x}", r=r2)
         return Prompt(q, None, (Note(fact_sentence('neighbour', x, o.name)),)), respond(applies, fact_sentence('neighbour', x, o.name), fact_sentence(r2, o.name, o.facts[r2]), answer=o.facts[r2])
-    v = made_up_value(self.rng, r) if self.rng.random() < .7 else self.rng.choice([e.facts[r] for e in self.all if r in e.facts and e.facts[r] not in self.hidden])
+    v = made_up_value(self.rng, r) if self.rng.random() < .7 else self.rng.choice([f[r] for e in self.all for f in [known_facts(self.world, e)] if r in f])
     return Prompt(self.ask('text', x=x, r=r), None, (Note(fact_sentence(r, x, v)),)), respond(applies, fact_sentence(r, x, v), answer=v)
 
 # %% ../nbs/02_model.ipynb #90d4fd76

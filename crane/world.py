@@ -6,7 +6,7 @@
 __all__ = ['ARTISTS', 'HELD_OUT_ARTIST', 'SEEN_ARTISTS', 'EDIT_ARTIST', 'FACT_SOURCES', 'RELATIONS', 'CONTINENTS', 'SPLITS',
            'WORDINGS', 'svg_source', 'rasterize', 'Entity', 'entity_facts', 'spellings', 'pixels', 'picture_distance',
            'find_twins', 'assign_splits', 'fetch_flags', 'build_world', 'save_world', 'sources_table', 'World',
-           'load_world', 'open_image', 'look_alikes', 'ask', 'fact_sentence', 'contained', 'edit_names',
+           'load_world', 'known_facts', 'open_image', 'look_alikes', 'ask', 'fact_sentence', 'contained', 'edit_names',
            'counterfactuals', 'visual_edit']
 
 # %% ../nbs/01_world.ipynb #3bd1edb2
@@ -188,11 +188,12 @@ def sources_table() -> str:
     rows = {f'drawings: {a}':v for a,v in ARTISTS.items()} | FACT_SOURCES
     return '\n'.join(['| what | package | version | licence |', '|---|---|---|---|', *(f"| {k} | {' | '.join(v)} |" for k,v in rows.items())])+'\n'
 
-# %% ../nbs/01_world.ipynb #66fae176
+# %% ../nbs/01_world.ipynb #548a4937
 class World:
     "Entities, pictures and facts of the pocket world."
     def __init__(self, entities:list[Entity], images:dict[str,bytes]):
         self.entities, self.images = {e.code:e for e in entities}, images
+        self.hidden = {e.name for e in entities if not e.seen}
     def __getitem__(self, code): return self.entities[code]
     def __repr__(self): return f'World({len(self.entities)} entities, {len(self.images)} pictures by {len(ARTISTS)} artists)'
 
@@ -207,6 +208,11 @@ def load_world(
     except pa.ArrowInvalid as e: raise CraneError(f"{path} is not a readable Parquet file ({str(e).splitlines()[0]}): restore it or leave the path out to use the shipped one.")
     images = {f"{i['artist']}/{r['code']}":i['png'] for r in rows for i in r.pop('images')}
     return World([Entity(**r | {'facts':json.loads(r['facts'])}) for r in rows], images)
+
+# %% ../nbs/01_world.ipynb #95af7d41
+def known_facts(world:World, e:Entity) -> dict[str,str]: # relation -> value
+    "The facts of an entity that do not name a country the base model never sees."
+    return {r:e.facts[r] for r in RELATIONS if r in e.facts and e.facts[r] not in world.hidden}
 
 # %% ../nbs/01_world.ipynb #f92d67b2
 def open_image(
@@ -228,13 +234,16 @@ def look_alikes(
     d = picture_distance(world.images, EDIT_ARTIST, among)
     return {c:[among[j] for j in np.argsort(d[i], kind='stable') if j != i and among[j] != world[c].twin] for i,c in enumerate(among)}
 
-# %% ../nbs/01_world.ipynb #6f2c96d9
+# %% ../nbs/01_world.ipynb #4627c0b6
 WORDINGS = {
  'country': dict(train=["Which country does this flag belong to?", "What country is shown?", "Name the country of this flag.", "Which country is this the flag of?",
                         "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?"],
+                 extra=["Which nation does this flag represent?", "Look at the flag. Which country is it?", "Do you know the country of this flag?", "To which country does the flag in the image belong?", "Identify the country of the flag.",
+                        "This flag: which country is it from?", "The image shows a flag. Of which country?", "Say which country uses this flag.", "What is the country of the flag seen here?", "Can you tell the country from this flag?"],
                  held_out=["Whose flag is this?", "Which country's flag is in the picture?"]),
  'picture': dict(train=["What is the {r} of the country shown?", "What is the {r} of the country of this flag?", "Name the {r} of the country this flag belongs to.", "This is the flag of a country. What is its {r}?",
                         "Tell me the {r} of the country shown.", "What {r} does the country shown have?", "The country of this flag has which {r}?"],
+                 extra=["Look at the flag: what is the {r} of its country?", "For this flag, what is the {r} of the country?", "Which {r} does the country with this flag have?", "The flag belongs to a country. Name its {r}."],
                  held_out=["What is this country's {r}?", "Which {r} belongs to the country of the flag shown?"]),
  'text': dict(train=["What is the {r} of {x}?", "Name the {r} of {x}.", "Tell me the {r} of {x}.", "What {r} does {x} have?", "{x} has which {r}?", "The {r} of {x} is what?", "Which {r} belongs to {x}?",
                        "In {x}, what is the {r}?", "{x} is a country. What is its {r}?", "Take {x}. Which {r} does it have?", "Think of {x}: what is its {r}?", "I would like to know the {r} of {x}."],
@@ -246,15 +255,15 @@ WORDINGS = {
                           "The capital of a country is {x}. What is its {r}?", "Which {r} does the country with the capital {x} have?", "Think of the country whose capital is {x}: what is its {r}?"],
                  held_out=["{x} is a capital. What is the {r} of its country?"])}
 
-# %% ../nbs/01_world.ipynb #923ff21a
+# %% ../nbs/01_world.ipynb #3d028304
 def ask(
     form:str,              # Key of `WORDINGS`
     rng:random.Random,     # Source of chance
-    held_out:bool=False,   # Use a wording that no training has seen
+    wording:str='train',   # Set of wordings: `train`, `extra` or `held_out`
     **slots:str,           # `x`: a name, `r`: a relation
 ) -> str: # The question
     "A question in a random wording."
-    return rng.choice(WORDINGS[form]['held_out' if held_out else 'train']).format(**slots | ({'r':RELATIONS[slots['r']]} if 'r' in slots else {}))
+    return rng.choice(WORDINGS[form].get(wording, WORDINGS[form]['train'])).format(**slots | ({'r':RELATIONS[slots['r']]} if 'r' in slots else {}))
 
 def fact_sentence(relation:str, name:str, value:str) -> str:
     "How a chain of thought states a fact."
