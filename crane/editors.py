@@ -117,7 +117,7 @@ def get_editor(name:str):
     if name not in EDITORS: raise CraneError(f"editor {name!r} is unknown: choose one of {', '.join(EDITORS)}.")
     return EDITORS[name]
 
-# %% ../nbs/03_editors.ipynb #2f646eb7
+# %% ../nbs/03_editors.ipynb #78cfa21e
 def edited_rows(method:str, ed:Edited, edit:Edit, probes:list[Probe], world:World) -> list[dict]:
     "Answers of an edited model to the probes of one edit, one row a probe."
     cs = ed.ask([Prompt(p.question, p.image) for p in probes], world)
@@ -131,12 +131,10 @@ def run_editor(
     edits:list[Edit],
     probes:list[Probe],   # Of all these edits
     world:World,
-    log=None,             # Called with a line of progress now and then
 ) -> list[dict]: # One row a probe
     "Apply each edit alone, ask its probes, restore."
     by_edit, rows = {}, []
     for p in probes: by_edit.setdefault(p.edit_id, []).append(p)
-    for i,edit in enumerate(edits):
+    for edit in edits:
         with get_editor(name)(m, edit, world) as ed: rows += edited_rows(name, ed, edit, by_edit[edit.id], world)
-        if log and (i+1) % 20 == 0: log(f'{name}: edit {i+1} of {len(edits)}')
     return rows

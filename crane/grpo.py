@@ -6,8 +6,8 @@
 __all__ = ['REWARD', 'in_scope', 'format_reward', 'answer_reward', 'routing_reward', 'grounding_reward', 'reward_parts',
            'cognitive_routing_reward', 'grpo_dataset', 'trl_reward', 'grpo_config', 'flat_images', 'train_grpo']
 
-# %% ../nbs/08_grpo.ipynb #61950026
-import json, random
+# %% ../nbs/08_grpo.ipynb #c2bb2358
+import random
 from pathlib import Path
 from .core import *
 from .world import *

@@ -10,13 +10,12 @@ __all__ = ['THINK_TAGS', 'TEMPLATE', 'SKILLS', 'Note', 'neutralize', 'Prompt', '
            'load_mllm', 'encode', 'Completion', 'answer_batch', 'answer', 'teacher_forced', 'embed_images',
            'embed_texts']
 
-# %% ../nbs/02_model.ipynb #1d15aade
-import json, math, os, random, re, shutil, time, warnings
+# %% ../nbs/02_model.ipynb #944b0102
+import math, random, re, shutil, time, warnings
 from dataclasses import dataclass
 from fastcore.basics import patch
 from pathlib import Path
 import torch, torch.nn.functional as F
-from PIL import Image
 from .core import *
 from .world import *
 

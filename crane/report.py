@@ -7,10 +7,10 @@ __all__ = ['METHODS', 'T1_METRICS', 'COLORS', 'STYLE', 'MODES', 'BASELINES', 'WE
            'rows_of', 'percent', 'table_t1', 'save_table', 'markdown', 'latex', 'table_modes', 'get', 'wrap', 'gallery',
            'gallery_row', 'label', 'figure_f3', 'figure_f4', 'above', 'ledger']
 
-# %% ../nbs/10_report.ipynb #95e5a726
+# %% ../nbs/10_report.ipynb #22d2109d
 import io
 from pathlib import Path
-import matplotlib as mpl, matplotlib.pyplot as plt, pandas as pd
+import matplotlib.pyplot as plt, pandas as pd
 from .core import *
 
 # %% ../nbs/10_report.ipynb #dc618778

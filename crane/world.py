@@ -9,8 +9,8 @@ __all__ = ['ARTISTS', 'HELD_OUT_ARTIST', 'SEEN_ARTISTS', 'EDIT_ARTIST', 'FACT_SO
            'load_world', 'known_facts', 'open_image', 'look_alikes', 'ask', 'fact_sentence', 'contained', 'edit_names',
            'counterfactuals', 'visual_edit']
 
-# %% ../nbs/01_world.ipynb #3bd1edb2
-import io, json, os, random, subprocess, tempfile
+# %% ../nbs/01_world.ipynb #d6386a9b
+import io, json, random, subprocess
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from PIL import Image

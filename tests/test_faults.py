@@ -1,5 +1,5 @@
 "Bad input, damaged files and hostile text: each gets one clear sentence, and nothing half-written is taken for finished."
-import json, os, random, shutil, signal, subprocess, sys, time
+import json, random, shutil, subprocess, sys, time
 
 import pytest
 import torch
@@ -177,8 +177,7 @@ def test_unknown_editor_lists_the_known():
 # --- the model ------------------------------------------------------------------------------------
 
 def test_batch_size_does_not_change_the_text(m, world):
-    rng = random.Random(0); lessons = Lessons(world, 3)
-    prompts = [p for p, _ in lessons.draw(24)]
+    prompts = [p for p, _ in Lessons(world, 3).draw(24)]
     one = [c.text for c in answer(m, prompts, world, batch_size=1)]
     assert one == [c.text for c in answer(m, prompts, world, batch_size=24)] == [c.text for c in answer(m, prompts, world, batch_size=7)]
 

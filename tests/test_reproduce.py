@@ -1,6 +1,5 @@
 "The batch on tiny projects: bad input, resume, interruption, kill, lock, promotion. Nothing half-made is taken for finished."
 import json, os, signal, subprocess, sys, time
-from pathlib import Path
 import nbformat, psutil, pytest
 
 OUT = "from pathlib import Path\nd = Path('../runs')/run/{!r}\nd.mkdir(parents=True)"
