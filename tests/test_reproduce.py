@@ -25,7 +25,8 @@ def project(tmp_path):
 
 def start(project, *args, **env):
     command = [sys.executable, '-c', 'from crane.reproduce import main; main()', 'reproduce', '--profile', 'tiny', *args]
-    return subprocess.Popen(command, cwd=project, env=os.environ | env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    listen = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) # a test run in the background would hand on that SIGINT is ignored
+    return subprocess.Popen(command, cwd=project, env=os.environ | env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listen)
 
 def finish(p, timeout=60):
     out, err = p.communicate(timeout=timeout)
