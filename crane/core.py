@@ -55,12 +55,15 @@ def write_json(path:str|Path, obj) -> Path:
     "Write `obj` as JSON, atomically, keys sorted so that equal content gives equal bytes."
     return write_atomic(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False)+'\n')
 
-# %% ../nbs/00_core.ipynb #86ede68a
+# %% ../nbs/00_core.ipynb #b5ab987d
+def _stage_text(path):
+    if not path.exists(): raise CraneError(f"{path} is missing: run the notebook that writes it ({path.parent.name}) first.")
+    return path.read_text()
+
 def read_json(path:str|Path):
     "Read a JSON file; a missing or damaged one is a `CraneError` that names it."
     path = Path(path)
-    if not path.exists(): raise CraneError(f"{path} is missing: run the notebook that writes it ({path.parent.name}) first.")
-    try: return json.loads(path.read_text())
+    try: return json.loads(_stage_text(path))
     except ValueError as e: raise CraneError(f"{path} is not valid JSON ({e}): delete it and run {path.parent.name} again.")
 
 # %% ../nbs/00_core.ipynb #8de48463
@@ -68,13 +71,11 @@ def write_jsonl(path:str|Path, rows:list[dict]) -> Path:
     "Write one JSON object a line, atomically."
     return write_atomic(path, ''.join(json.dumps(r, sort_keys=True, ensure_ascii=False)+'\n' for r in rows))
 
-# %% ../nbs/00_core.ipynb #39196928
+# %% ../nbs/00_core.ipynb #c666badb
 def read_jsonl(path:str|Path) -> list[dict]:
     "Read one JSON object a line; a damaged line is a `CraneError` that gives its number."
-    path = Path(path)
-    if not path.exists(): raise CraneError(f"{path} is missing: run the notebook that writes it ({path.parent.name}) first.")
-    rows = []
-    for i, line in enumerate(path.read_text().splitlines(), 1):
+    path, rows = Path(path), []
+    for i, line in enumerate(_stage_text(path).splitlines(), 1):
         try: rows.append(json.loads(line))
         except ValueError: raise CraneError(f"{path} line {i} is not valid JSON: delete the file and run {path.parent.name} again.")
     return rows
@@ -168,7 +169,7 @@ def normalize(
     s = re.sub(r'\.(?!\w)', ' ', s)
     return re.sub(r'^((the|an?) )+(?=.)', '', ' '.join(s.split()))
 
-# %% ../nbs/00_core.ipynb #4889a602
+# %% ../nbs/00_core.ipynb #e9a5d3a7
 def mentions(
     text:str,             # Where to look
     names:list[str],      # Spellings of one entity
@@ -179,7 +180,7 @@ def mentions(
 
 def find_name(text:str, names:list[str], mask:list[str]=()) -> int: # Position in the normal form of the text; -1 if absent
     "Where a text first names an entity."
-    t, keys = f' {normalize(text)} ', [normalize(n) for n in names if normalize(n)]
+    t, keys = f' {normalize(text)} ', [k for n in names if (k := normalize(n))]
     for m in sorted((normalize(m) for m in mask), key=len, reverse=True):
         if any(k in m and k != m for k in keys): t = t.replace(f' {m} ', f" {'#'*len(m)} ")
     return min((i for k in keys if (i := t.find(f' {k} ')) >= 0), default=-1)

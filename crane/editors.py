@@ -80,20 +80,18 @@ def ft(m:MLLM, edit:Edit, world:World, steps:int=25, lr:float=3e-3):
         t = time.time(); n = fit(m, edit, world, params, steps, lr)
         yield Edited(m, steps=n, seconds=time.time()-t)
 
-# %% ../nbs/03_editors.ipynb #42b4bd7c
+# %% ../nbs/03_editors.ipynb #7003c514
 @contextmanager
 def lora(m:MLLM, edit:Edit, world:World, steps:int=30, lr:float=1e-2, r:int=8):
     "A LoRA adapter on the language model's attention, trained on the bare target."
     from peft import LoraConfig, get_peft_model
-    wants = [p.requires_grad for p in m.model.parameters()]
     torch.manual_seed(0)
-    pm = get_peft_model(m.model, LoraConfig(r=r, lora_alpha=2*r, target_modules=r'.*language_model.*\.(q_proj|v_proj)'))
-    try:
-        t = time.time(); n = fit(MLLM(pm, m.processor, m.name), edit, world, [p for p in pm.parameters() if p.requires_grad], steps, lr)
-        yield Edited(m, steps=n, seconds=time.time()-t)
-    finally:
-        pm.unload()
-        for p,w in zip(m.model.parameters(), wants): p.requires_grad_(w)
+    with restored(m, []):
+        pm = get_peft_model(m.model, LoraConfig(r=r, lora_alpha=2*r, target_modules=r'.*language_model.*\.(q_proj|v_proj)'))
+        try:
+            t = time.time(); n = fit(MLLM(pm, m.processor, m.name), edit, world, [p for p in pm.parameters() if p.requires_grad], steps, lr)
+            yield Edited(m, steps=n, seconds=time.time()-t)
+        finally: pm.unload()
 
 # %% ../nbs/03_editors.ipynb #8056e6eb
 def edit_note(edit:Edit) -> Note:

@@ -62,8 +62,8 @@ def uses_bridges(
         rest = rest[i:]
     return bool(chain)
 
-# %% ../nbs/04_failure_modes.ipynb #a5dc22dc
-def exact_probe(edit:Edit, world:World) -> Probe:
+# %% ../nbs/04_failure_modes.ipynb #2a00c0c4
+def exact_probe(edit:Edit) -> Probe:
     "The edited question itself."
     return Probe(id=f'{edit.id}/exact', edit_id=edit.id, kind='exact', question=edit.question, image=edit.image, answer=edit.target_new, aliases=edit.aliases,
                  edit_names=[edit.target_new, *edit.aliases], old_names=[edit.target_old, *edit.target_old_aliases])
@@ -72,11 +72,11 @@ def varied(p:Probe, kind:str, **changes) -> Probe:
     "The same probe with another question or picture."
     return p.model_copy(update=dict(id=f'{p.edit_id}/{kind}', kind=kind) | changes)
 
-def image_rephrase_probe(edit:Edit, world:World) -> Probe:
-    "The edited question about the same flag by the held-out artist."
-    return varied(exact_probe(edit, world), 'image_rephrase', image=f'{HELD_OUT_ARTIST}/{edit.subject}')
+def image_rephrase_probe(edit:Edit, artist:str=HELD_OUT_ARTIST) -> Probe:
+    "The edited question about the same flag by another artist."
+    return varied(exact_probe(edit), 'image_rephrase', image=f'{artist}/{edit.subject}')
 
-# %% ../nbs/04_failure_modes.ipynb #9bd35b79
+# %% ../nbs/04_failure_modes.ipynb #961968b7
 def hops(edit:Edit, world:World) -> list[str]:
     "Relations whose value tells the edited country from the true one."
     a, b = world[edit.subject].facts, known_facts(world, world[edit.target])
@@ -85,7 +85,7 @@ def hops(edit:Edit, world:World) -> list[str]:
 
 def multi_hop_probe(edit:Edit, world:World, rng:random.Random, wording:str='train') -> Probe:
     "A fact of the edited country, asked about the picture; the bridge is the edited country."
-    r = rng.choice(hops(edit, world)); p = exact_probe(edit, world)
+    r = rng.choice(hops(edit, world)); p = exact_probe(edit)
     return varied(p, 'multi_hop', question=ask('picture', rng, wording, r=r), answer=world[edit.target].facts[r], aliases=[], chain=[p.edit_names],
                   old_names=[*p.old_names, world[edit.subject].facts[r]], tags=[r])
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'T1_METRICS', 'COLORS', 'STYLE', 'MODES', 'BASELINES', 'WEIGHT', 'CLAIMS', 'check_results', 'save_figure',
-           'rows_of', 'percent', 'table_t1', 'save_table', 'markdown', 'latex', 'table_modes', 'get', 'wrap', 'gallery',
+           'rows_of', 'get', 'percent', 'table_t1', 'save_table', 'markdown', 'latex', 'table_modes', 'wrap', 'gallery',
            'gallery_row', 'label', 'figure_f3', 'figure_f4', 'above', 'ledger']
 
 # %% ../nbs/10_report.ipynb #22d2109d
@@ -36,10 +36,14 @@ def save_figure(fig, folder:Path, name:str) -> Path: # The PNG
         buf = io.BytesIO(); fig.savefig(buf, format=ext, metadata=meta); write_atomic(folder/f'{name}.{ext}', buf.getvalue())
     return folder/f'{name}.png'
 
-# %% ../nbs/10_report.ipynb #78527ac3
+# %% ../nbs/10_report.ipynb #5eb137b6
 def rows_of(res:list[dict], id:str, **split) -> list[dict]:
     "Result rows of one table or figure, filtered by split."
     return [r for r in res if r['id'] == id and all(r['split'].get(k) == v for k,v in split.items())]
+
+def get(res:list[dict], method:str, metric:str) -> dict:
+    "One T1 row."
+    return next(r for r in rows_of(res, 'T1') if (r['method'], r['metric']) == (method, metric))
 
 def percent(r:dict) -> str:
     "A share as per cent with its 95 % interval."
@@ -47,10 +51,8 @@ def percent(r:dict) -> str:
 
 def table_t1(res:list[dict]) -> pd.DataFrame: # Methods by metrics, each cell `value [lo, hi]` in per cent
     "Table T1."
-    rows = rows_of(res, 'T1'); methods = list(dict.fromkeys(r['method'] for r in rows))
-    cell = {(r['method'], r['metric']):r for r in rows}
-    n = {k:next(r['n'] for r in rows if r['metric'] == k) for k in T1_METRICS}
-    return pd.DataFrame([[percent(cell[m, k]) for k in T1_METRICS] for m in methods], index=pd.Index(methods, name='method'), columns=[f'{k} (n={n[k]})' for k in T1_METRICS])
+    cells = [[percent(get(res, m, k)) for k in T1_METRICS] for m in METHODS]
+    return pd.DataFrame(cells, index=pd.Index(METHODS, name='method'), columns=[f"{k} (n={get(res, 'base', k)['n']})" for k in T1_METRICS])
 
 # %% ../nbs/10_report.ipynb #5f802150
 def save_table(t:pd.DataFrame, folder:Path, name:str, caption:str) -> None:
@@ -72,7 +74,7 @@ def latex(t:pd.DataFrame, caption:str, label:str) -> str:
     return (f'\\begin{{table}}\n\\caption{{{esc(caption)}}}\\label{{tab:{label}}}\n\\begin{{tabular}}{{l{"r"*len(t.columns)}}}\n\\toprule\n'
             f'{line([t.index.name or "", *t.columns])}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n')
 
-# %% ../nbs/10_report.ipynb #3f4f8b5a
+# %% ../nbs/10_report.ipynb #77a6fdc7
 MODES = {'FMT':'Structural Collapse', 'dissonance':'Cognitive Dissonance', 'shallow gap':'Shallow Internalization (gap)'}
 
 def table_modes(res:list[dict]) -> pd.DataFrame: # Methods by failure modes
@@ -80,10 +82,6 @@ def table_modes(res:list[dict]) -> pd.DataFrame: # Methods by failure modes
     flip = lambda r: r | dict(value=1-r['value'], lo=1-r['hi'], hi=1-r['lo'])
     cell = lambda m, k: percent(flip(get(res, m, k)) if k == 'FMT' else get(res, m, k))
     return pd.DataFrame([[cell(m, k) for k in MODES] for m in METHODS], index=pd.Index(METHODS, name='method'), columns=list(MODES.values()))
-
-def get(res:list[dict], method:str, metric:str) -> dict:
-    "One T1 row."
-    return next(r for r in rows_of(res, 'T1') if (r['method'], r['metric']) == (method, metric))
 
 # %% ../nbs/10_report.ipynb #4704da69
 def wrap(text:str, width:int) -> str:
@@ -114,10 +112,10 @@ def label(r:dict) -> str:
     if r['method'] == 'base': return 'unedited'
     return 'grounded' if r['GS'] else 'dissonant' if r['dissonant'] else 'not grounded'
 
-# %% ../nbs/10_report.ipynb #72878df0
+# %% ../nbs/10_report.ipynb #b8d66c4e
 def figure_f3(res:list[dict]):
     "F3: GS by probe kind and method with 95 % intervals."
-    kinds = ['exact', 'text_rephrase', 'image_rephrase', 'multi_hop']; methods = list(dict.fromkeys(r['method'] for r in rows_of(res, 'F3')))
+    rows = rows_of(res, 'F3'); kinds, methods = (list(dict.fromkeys(x)) for x in ([r['split']['probe'] for r in rows], [r['method'] for r in rows]))
     fig, ax = plt.subplots(figsize=(7, 2.6)); w = .8/len(methods)
     for i,m in enumerate(methods):
         rs = [rows_of(res, 'F3', probe=k) for k in kinds]; rs = [next(r for r in x if r['method'] == m) for x in rs]

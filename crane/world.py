@@ -6,8 +6,8 @@
 __all__ = ['ARTISTS', 'HELD_OUT_ARTIST', 'SEEN_ARTISTS', 'EDIT_ARTIST', 'FACT_SOURCES', 'RELATIONS', 'CONTINENTS', 'SPLITS',
            'WORDINGS', 'svg_source', 'rasterize', 'Entity', 'entity_facts', 'spellings', 'pixels', 'picture_distance',
            'find_twins', 'assign_splits', 'fetch_flags', 'build_world', 'save_world', 'sources_table', 'World',
-           'load_world', 'known_facts', 'open_image', 'look_alikes', 'ask', 'fact_sentence', 'contained', 'edit_names',
-           'counterfactuals', 'visual_edit']
+           'load_world', 'known_facts', 'open_image', 'look_alikes', 'ask', 'fact_sentence', 'contained', 'pool',
+           'edit_names', 'counterfactuals', 'visual_edit']
 
 # %% ../nbs/01_world.ipynb #d6386a9b
 import io, json, random, subprocess
@@ -269,12 +269,17 @@ def fact_sentence(relation:str, name:str, value:str) -> str:
     "How a chain of thought states a fact."
     return f'The {RELATIONS[relation]} of {name} is {value}.'
 
-# %% ../nbs/01_world.ipynb #d82c8985
+# %% ../nbs/01_world.ipynb #49f555b3
 def contained(world:World) -> set[str]: # Codes
     "Countries whose name is a word of another country's name, such as Guinea."
-    return {e.code for e in world.entities.values() for o in world.entities.values() if o is not e and mentions(o.name, [e.name])}
+    names = {c:f' {normalize(e.name)} ' for c,e in world.entities.items()}
+    return {a for a,x in names.items() for b,y in names.items() if a != b and x in y}
 
-# %% ../nbs/01_world.ipynb #e2c6b916
+def pool(world:World, split:str) -> list[Entity]:
+    "Entities of a split that the base model knows and whose flag is theirs alone."
+    return [e for e in world.entities.values() if e.split == split and e.seen and not e.twin]
+
+# %% ../nbs/01_world.ipynb #ce0115d9
 def edit_names(e:Entity) -> list[str]:
     "All spellings of an entity."
     return [e.name, *e.aliases]
@@ -288,11 +293,11 @@ def counterfactuals(
     "Visual edits: the picture of A is edited to be B."
     rng = random.Random(f'{split}-{seed}')
     ambiguous = contained(world)
-    pool = sorted(c for c,e in world.entities.items() if e.split == split and e.seen and not e.twin and c not in ambiguous)
-    if n > len(pool)*(len(pool)-1): raise CraneError(f"{n} edits asked for, but the {split} split allows only {len(pool)*(len(pool)-1)}: ask for fewer.")
-    order, used, edits = rng.sample(pool, len(pool)), set(), []
+    codes = sorted(e.code for e in pool(world, split) if e.code not in ambiguous)
+    if n > len(codes)*(len(codes)-1): raise CraneError(f"{n} edits asked for, but the {split} split allows only {len(codes)*(len(codes)-1)}: ask for fewer.")
+    order, used, edits = rng.sample(codes, len(codes)), set(), []
     while len(edits) < n:
-        a = order[len(edits) % len(order)]; b = rng.choice([c for c in pool if c != a and (a, c) not in used]); used.add((a, b))
+        a = order[len(edits) % len(order)]; b = rng.choice([c for c in codes if c != a and (a, c) not in used]); used.add((a, b))
         edits.append(visual_edit(world[a], world[b], rng.choice(WORDINGS['country']['train'])))
     return edits
 
