@@ -7,7 +7,7 @@ __all__ = ['SWITCHES', 'app', 'unknown', 'parse_profile', 'load_profile', 'noteb
            'check_parameters', 'plan', 'digest', 'file_hashes', 'code_cells', 'modules', 'stage_keys', 'finished',
            'clock', 'child_memory', 'show_progress', 'watch', 'CountingEngine', 'failure', 'run_notebook', 'run_lock',
            'hardware', 'versions', 'git_state', 'shareable', 'promote', 'promoted', 'run_all', 'reproduce', 'dry',
-           'reproduce_command', 'main']
+           'reproduce_command', 'doctor_command', 'main']
 
 # %% ../nbs/11_reproduce.ipynb #2b8581a7
 import ast, configparser, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, platform, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
@@ -378,11 +378,11 @@ def reproduce(
         about = dict(profile=name, seed=profile['seed'], key=last, seconds=round(total, 1), peak_bytes=peak) | git
         return root/'figures' if promoted(root, last) else promote(root, runs, records, about)
 
-# %% ../nbs/11_reproduce.ipynb #8952a19c
+# %% ../nbs/11_reproduce.ipynb #9ec3a74f
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 @app.callback()
-def _crane(): "CRANE companion: run the notebooks in batch."
+def _crane(): "CRANE companion: run the notebooks in batch, examine the data."
 
 def dry(name:str, root:Path) -> None:
     "Print what a run would do, and do nothing."
@@ -392,7 +392,7 @@ def dry(name:str, root:Path) -> None:
         again = again or not finished(root/'runs'/name, s, keys[s])
         print(f"{'run ' if again else 'keep'}  {s}  {', '.join(f'{k}={v!r}' for k, v in params.items())}")
 
-# %% ../nbs/11_reproduce.ipynb #5b281d11
+# %% ../nbs/11_reproduce.ipynb #71ea4ccc
 @app.command('reproduce')
 def reproduce_command(
     profile:str=typer.Option('pocket', help='which file of profiles/ to run'),
@@ -406,6 +406,22 @@ def reproduce_command(
         print(f'figures: {os.path.relpath(reproduce(profile, fresh=fresh))}')
     except CraneError as e: _stop(1, f'crane: {e}')
     except KeyboardInterrupt: _stop(130, 'crane: stopped. The notebooks that were done are kept, and the same command goes on after them.')
+
+@app.command('doctor')
+def doctor_command(
+    world:Path=typer.Option(None, '--world', help='a world file; the shipped one if left out'),
+    sheet:Path=typer.Option(None, '--sheet', help='also draw every picture into this PNG file'),
+):
+    "Examine the pocket world: pictures, agreement between artists, duplicates, facts, splits, licences."
+    from crane.world import contact_sheet, examine, load_world, png_bytes
+    try:
+        w = load_world(world); report = examine(w)
+        if sheet: write_atomic(sheet, png_bytes(contact_sheet(w, sorted(w.entities))))
+    except CraneError as e: _stop(1, f'crane: {e}')
+    for f in report: print(f"{'FAULT ' if f.fault else 'remark'}  {f.check}: {f.what}")
+    faults = sum(f.fault for f in report)
+    if faults: _stop(1, f'crane: {faults} faults in the world: mend the file, or rebuild it with REBUILD=1 in 01_world.')
+    print(f'{len(w.entities)} countries, {len(w.images)} pictures: no faults')
 
 def _stop(status, message):
     print(message, file=sys.stderr, flush=True)

