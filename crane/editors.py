@@ -6,8 +6,8 @@
 __all__ = ['EDITORS', 'Edited', 'edit_prompt', 'unedited', 'weights_hash', 'restored', 'fit', 'last_mlp', 'ft', 'lora',
            'edit_note', 'with_notes', 'ike', 'get_editor', 'edited_rows', 'run_editor']
 
-# %% ../nbs/03_editors.ipynb #5ad60842
-import hashlib, time
+# %% ../nbs/03_editors.ipynb #b07f123d
+import hashlib, re, time
 from contextlib import contextmanager
 from dataclasses import dataclass
 import torch
@@ -67,10 +67,10 @@ def fit(m:MLLM, edit:Edit, world:World, params, steps:int, lr:float, stop:float=
         loss.backward(); opt.step(); opt.zero_grad()
     return steps
 
-# %% ../nbs/03_editors.ipynb #b573ab6b
+# %% ../nbs/03_editors.ipynb #1b42ae53
 def last_mlp(m:MLLM) -> list[torch.nn.Parameter]:
     "Parameters of the MLP in the last language layer."
-    return list(m.model.model.language_model.layers[-1].mlp.parameters())
+    return list(m.model.get_decoder().layers[-1].mlp.parameters())
 
 @contextmanager
 def ft(m:MLLM, edit:Edit, world:World, steps:int=25, lr:float=3e-3):
@@ -80,16 +80,17 @@ def ft(m:MLLM, edit:Edit, world:World, steps:int=25, lr:float=3e-3):
         t = time.time(); n = fit(m, edit, world, params, steps, lr)
         yield Edited(m, steps=n, seconds=time.time()-t)
 
-# %% ../nbs/03_editors.ipynb #7003c514
+# %% ../nbs/03_editors.ipynb #d01c1650
 @contextmanager
 def lora(m:MLLM, edit:Edit, world:World, steps:int=30, lr:float=1e-2, r:int=8):
     "A LoRA adapter on the language model's attention, trained on the bare target."
     from peft import LoraConfig, get_peft_model
     torch.manual_seed(0)
+    decoder = next(n for n,x in m.model.named_modules() if x is m.model.get_decoder())
     with restored(m, []):
-        pm = get_peft_model(m.model, LoraConfig(r=r, lora_alpha=2*r, target_modules=r'.*language_model.*\.(q_proj|v_proj)'))
+        pm = get_peft_model(m.model, LoraConfig(r=r, lora_alpha=2*r, target_modules=re.escape(decoder)+r'\..*\.(q_proj|v_proj)'))
         try:
-            t = time.time(); n = fit(MLLM(pm, m.processor, m.name), edit, world, [p for p in pm.parameters() if p.requires_grad], steps, lr)
+            t = time.time(); n = fit(MLLM(pm, m.processor, m.name, m.think), edit, world, [p for p in pm.parameters() if p.requires_grad], steps, lr)
             yield Edited(m, steps=n, seconds=time.time()-t)
         finally: pm.unload()
 

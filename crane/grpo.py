@@ -6,8 +6,8 @@
 __all__ = ['REWARD', 'in_scope', 'format_reward', 'answer_reward', 'routing_reward', 'grounding_reward', 'reward_parts',
            'cognitive_routing_reward', 'grpo_dataset', 'trl_reward', 'grpo_config', 'flat_images', 'train_grpo']
 
-# %% ../nbs/08_grpo.ipynb #c2bb2358
-import random
+# %% ../nbs/08_grpo.ipynb #b78c1a45
+import random, torch
 from pathlib import Path
 from .core import *
 from .world import *
@@ -53,7 +53,7 @@ def cognitive_routing_reward(t:Trace, p:Probe) -> float: # -1 … 3
     "The sum of the parts."
     return sum(reward_parts(t, p).values())
 
-# %% ../nbs/08_grpo.ipynb #0156903a
+# %% ../nbs/08_grpo.ipynb #1d80bcc1
 def grpo_dataset(edits:list[Edit], probes:list[Probe], world:World, n:int, seed:int=0):
     "Prompts for GRPO as a `datasets.Dataset`: messages, pictures, and the probe as JSON."
     from datasets import Dataset
@@ -62,30 +62,30 @@ def grpo_dataset(edits:list[Edit], probes:list[Probe], world:World, n:int, seed:
     rows = []
     for i in range(n):
         p = rng.choice(groups[i % 2]); prompt = with_notes(Prompt(p.question, p.image), by_id[p.edit_id])
-        rows.append(dict(prompt=prompt.messages, images=[open_image(k, world) for k in prompt.images], probe=p.model_dump_json()))
+        rows.append(dict(prompt=prompt.messages(), images=[open_image(k, world) for k in prompt.images], probe=p.model_dump_json()))
     return Dataset.from_list(rows)
 
-# %% ../nbs/08_grpo.ipynb #e7ab1480
-def trl_reward(part:str, eos:int):
-    "One part of the reward in TRL's calling convention."
-    def reward(completions, completion_ids, probe, **kw):
-        text = [c[0]['content'] if isinstance(c, list) else c for c in completions]
-        traces = [parse_trace(t if isinstance(t, str) else t[0]['text'], i[-1] == eos) for t,i in zip(text, completion_ids)]
+# %% ../nbs/08_grpo.ipynb #a6274788
+def trl_reward(part:str, m:MLLM):
+    "One part of the reward in TRL's calling convention; it reads completions by their ids, as evaluation does."
+    def reward(completion_ids, probe, **kw):
+        opened = opening(m)
+        traces = [parse_trace(plain_text(m, torch.tensor(i), opened), i[-1] in m.ends) for i in completion_ids]
         return [reward_parts(t, Probe.model_validate_json(p))[part] for t,p in zip(traces, probe)]
     reward.__name__ = part
     return reward
 
-# %% ../nbs/08_grpo.ipynb #5e19bdf6
+# %% ../nbs/08_grpo.ipynb #e923d939
 def grpo_config(folder:str|Path, steps:int, prompts_per_step:int, generations:int, learning_rate:float, seed:int):
     "The resolved GRPO settings (our choice, from the feasibility study)."
     from trl import GRPOConfig
     return GRPOConfig(output_dir=str(folder), max_steps=steps, per_device_train_batch_size=prompts_per_step*generations, num_generations=generations, gradient_accumulation_steps=1,
                       steps_per_generation=1, num_iterations=1, beta=0., epsilon=.2, epsilon_high=.2, loss_type='dapo', scale_rewards='group', importance_sampling_level='token',
-                      mask_truncated_completions=False, temperature=1., top_p=1., top_k=0, repetition_penalty=1., max_completion_length=80, learning_rate=learning_rate,
+                      mask_truncated_completions=False, temperature=1., top_p=1., top_k=0, repetition_penalty=1., max_completion_length=128, learning_rate=learning_rate,
                       lr_scheduler_type='constant_with_warmup', warmup_steps=min(5, steps), weight_decay=0., max_grad_norm=1., optim='adamw_torch', bf16=False, use_cpu=True,
                       gradient_checkpointing=False, shuffle_dataset=False, logging_steps=1, save_strategy='no', report_to='none', seed=seed, data_seed=seed, disable_tqdm=True, use_vllm=False)
 
-# %% ../nbs/08_grpo.ipynb #4384d523
+# %% ../nbs/08_grpo.ipynb #93ce5c2f
 def flat_images(processor):
     "A copy of a processor that accepts nested lists of pictures."
     class Flat(type(processor)):
@@ -99,7 +99,7 @@ def train_grpo(m:MLLM, data, folder:str|Path, steps:int, prompts_per_step:int, g
     "Train all weights but the vision tower's by GRPO, in place."
     from trl import GRPOTrainer
     freeze_vision(m); args = grpo_config(folder, steps, prompts_per_step, generations, learning_rate, seed)
-    trainer = GRPOTrainer(model=m.model, reward_funcs=[trl_reward(k, m.tok.eos_token_id) for k in REWARD], args=args, train_dataset=data, processing_class=flat_images(m.processor))
+    trainer = GRPOTrainer(model=m.model, reward_funcs=[trl_reward(k, m) for k in REWARD], args=args, train_dataset=data, processing_class=flat_images(m.processor))
     train_quietly(trainer); m.model.eval()
     log = [r for r in trainer.state.log_history if 'reward' in r]
     if log and all(r['frac_reward_zero_std'] == 1 for r in log): raise CraneError("every GRPO group earned one and the same reward, so nothing was learnt: raise generations or check that SFT left the model some variety.")
