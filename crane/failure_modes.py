@@ -76,7 +76,7 @@ def image_rephrase_probe(edit:Edit, artist:str=HELD_OUT_ARTIST) -> Probe:
     "The edited question about the same flag by another artist."
     return varied(exact_probe(edit), 'image_rephrase', image=f'{artist}/{edit.subject}')
 
-# %% ../nbs/04_failure_modes.ipynb #961968b7
+# %% ../nbs/04_failure_modes.ipynb #c6a7415d
 def hops(edit:Edit, world:World) -> list[str]:
     "Relations whose value tells the edited country from the true one."
     a, b = world[edit.subject].facts, known_facts(world, world[edit.target])
@@ -86,7 +86,7 @@ def hops(edit:Edit, world:World) -> list[str]:
 def multi_hop_probe(edit:Edit, world:World, rng:random.Random, wording:str='train') -> Probe:
     "A fact of the edited country, asked about the picture; the bridge is the edited country."
     r = rng.choice(hops(edit, world)); p = exact_probe(edit)
-    return varied(p, 'multi_hop', question=ask('picture', rng, wording, r=r), answer=world[edit.target].facts[r], aliases=[], chain=[p.edit_names],
+    return varied(p, 'multi_hop', question=ask('picture', rng, wording, r=r), answer=world[edit.target].facts[r], aliases=world[edit.target].fact_aliases.get(r, []), chain=[p.edit_names],
                   old_names=[*p.old_names, world[edit.subject].facts[r]], tags=[r])
 
 # %% ../nbs/04_failure_modes.ipynb #9ba249b5

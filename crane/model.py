@@ -7,12 +7,12 @@ __all__ = ['THINK_TAGS', 'TEMPLATE', 'SKILLS', 'MIXED', 'THINK_MARKUP', 'Note', 
            'pocket_tokenizer', 'pocket_mllm', 'respond', 'flag_note', 'flag_sentence', 'weigh', 'Lessons', 'made_up',
            'made_up_value', 'augment', 'outline', 'recolour', 'mixup', 'pixel_table', 'optimizer', 'descend',
            'train_vision', 'append_responses', 'lesson_batch', 'train_language', 'lesson_texts', 'train_pocket',
-           'save_mllm', 'ship_pocket', 'pocket_path', 'load_processor', 'unloadable', 'find_think', 'load_mllm', 'chat',
-           'opening', 'encode', 'explained', 'Completion', 'GumbelNoise', 'plain_text', 'answer_batch', 'answer',
-           'teacher_forced', 'embed_images', 'embed_texts']
+           'save_mllm', 'training_record', 'ship_pocket', 'pocket_path', 'load_processor', 'unloadable', 'find_think',
+           'load_mllm', 'chat', 'opening', 'encode', 'explained', 'Completion', 'GumbelNoise', 'plain_text',
+           'answer_batch', 'answer', 'teacher_forced', 'embed_images', 'embed_texts']
 
-# %% ../nbs/02_model.ipynb #77296896
-import inspect, math, random, re, shutil, time, warnings
+# %% ../nbs/02_model.ipynb #689ca565
+import inspect, math, platform, random, re, shutil, time, warnings
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -441,10 +441,19 @@ def save_mllm(
     shutil.rmtree(folder, ignore_errors=True); tmp.rename(folder)
     return folder
 
-# %% ../nbs/02_model.ipynb #22d68b7b
-def ship_pocket(m:MLLM) -> None:
-    "Put a trained model into the package and record the hashes of its files."
-    save_mllm(m, DATA/'pocket')
+# %% ../nbs/02_model.ipynb #8e7fa44d
+def training_record(
+    losses:dict[str,list[float]], # Of both parts, at every step
+    seconds:float,                # Wall time
+    seed:int,
+) -> dict: # What `training.json` holds
+    "What is kept of a training: seed, time, machine, and the mean loss of every fifty steps."
+    means = {k:[round(sum(v[i:i+50])/len(v[i:i+50]), 4) for i in range(0, len(v), 50)] for k,v in losses.items()}
+    return dict(seed=seed, seconds=round(seconds), threads=torch.get_num_threads(), torch=torch.__version__, machine=platform.machine(), steps={k:len(v) for k,v in losses.items()}, loss_per_50_steps=means)
+
+def ship_pocket(m:MLLM, record:dict) -> None:
+    "Put a trained model and the record of its training into the package, with the hashes of all files."
+    save_mllm(m, DATA/'pocket'); write_json(DATA/'pocket'/'training.json', record)
     record_shipped(*(f'pocket/{p.name}' for p in sorted((DATA/'pocket').iterdir())))
 
 # %% ../nbs/02_model.ipynb #a289266d
@@ -576,11 +585,11 @@ class GumbelNoise:
         e = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.sources])
         return scores.float()/self.temperature - e.log().to(scores.device)
 
-# %% ../nbs/02_model.ipynb #27f89a59
+# %% ../nbs/02_model.ipynb #26c7fcb1
 def plain_text(m:MLLM, ids:torch.Tensor, opened:str) -> str:
     "Generated ids as text with `<think>` markup; other special tokens are left out."
-    keep = set(m.tok.convert_tokens_to_ids([t for t in m.think if t in m.tok.get_added_vocab()]))
-    text = m.tok.decode([i for i in ids.tolist() if i in keep or i not in m.tok.all_special_ids and i not in m.ends], skip_special_tokens=False)
+    drop = {*m.ends, *m.tok.convert_tokens_to_ids([t for t in m.special if t not in m.think])}
+    text = m.tok.decode([i for i in ids.tolist() if i not in drop], skip_special_tokens=False)
     return (opened+text).strip().replace(m.think[0], '<think>').replace(m.think[1], '</think>')
 
 @torch.no_grad()

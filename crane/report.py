@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'T1_METRICS', 'COLORS', 'STYLE', 'MODES', 'BASELINES', 'WEIGHT', 'CLAIMS', 'check_results', 'save_figure',
-           'rows_of', 'get', 'percent', 'table_t1', 'save_table', 'markdown', 'latex', 'table_modes', 'wrap', 'gallery',
-           'gallery_row', 'label', 'figure_f3', 'figure_f4', 'above', 'ledger']
+           'rows_of', 'get', 'percent', 'table_t1', 'save_table', 'markdown', 'latex', 'table_t0', 'table_modes',
+           'wrap', 'gallery', 'gallery_row', 'label', 'figure_f3', 'figure_f4', 'above', 'ledger']
 
 # %% ../nbs/10_report.ipynb #22d2109d
 import io
@@ -73,6 +73,14 @@ def latex(t:pd.DataFrame, caption:str, label:str) -> str:
     body = '\n'.join(line([i, *v]) for i,v in zip(t.index, t.values))
     return (f'\\begin{{table}}\n\\caption{{{esc(caption)}}}\\label{{tab:{label}}}\n\\begin{{tabular}}{{l{"r"*len(t.columns)}}}\n\\toprule\n'
             f'{line([t.index.name or "", *t.columns])}\n\\midrule\n{body}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n')
+
+# %% ../nbs/10_report.ipynb #0c1b4ea0
+def table_t0(base:list[dict]) -> pd.DataFrame: # Skills by what was measured
+    "Table T0: the unedited model, asked in wordings that no lesson had."
+    skills = list(dict.fromkeys(r['split']['skill'] for r in rows_of(base, 'T0') if 'skill' in r['split']))
+    one = lambda k, metric: next(r for r in rows_of(base, 'T0', skill=k) if r['metric'] == metric)
+    cells = [[percent(r := one(k, 'right')), f"{100*r['goal']:.0f}" if r['goal'] else '', percent(one(k, 'well-formed')), r['n']] for k in skills]
+    return pd.DataFrame(cells, index=pd.Index(skills, name='skill'), columns=['right', 'goal', 'well-formed', 'n'])
 
 # %% ../nbs/10_report.ipynb #77a6fdc7
 MODES = {'FMT':'Structural Collapse', 'dissonance':'Cognitive Dissonance', 'shallow gap':'Shallow Internalization (gap)'}

@@ -1,7 +1,10 @@
 "The recipe of the pocket model, and the checkpoint that ships."
+import subprocess
+import sys
+
 import pytest
 
-from crane.core import DATA
+from crane.core import DATA, project_root
 from crane.editors import weights_hash
 from crane.model import load_mllm, train_pocket
 from crane.world import load_world
@@ -21,3 +24,10 @@ def test_size_of_what_ships():
     m = load_mllm()
     assert 1e6 < sum(p.numel() for p in m.model.parameters()) < 3e6
     assert sum(f.stat().st_size for f in (DATA/'pocket').iterdir()) <= 8e6
+
+
+def test_the_throughput_benchmark_compares_equal_outputs():
+    "Its ratio is for people to read; that both sides give the same outputs is for this test."
+    r = subprocess.run([sys.executable, 'benchmarks/throughput.py', '--n', '14', '--rounds', '1'], cwd=project_root(), capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    assert r.stdout.count('same outputs 14/14') == 2 and r.stdout.count('ratio') == 2, r.stdout
