@@ -354,7 +354,7 @@ def looks(world:World, code:str) -> dict[str,str]: # `colours`, `layout`: what b
     words = lambda cs: ' and '.join([', '.join(cs[:-1]), cs[-1]] if len(cs) > 1 else cs)
     return ({'colours':words(colours[0])} if colours[0] == colours[1] else {}) | ({'layout':layouts[0]} if layouts[0] == layouts[1] else {})
 
-# %% ../nbs/01_world.ipynb #02243e54
+# %% ../nbs/01_world.ipynb #7fb5dc0e
 WORDINGS = {
  'country': dict(train=["Which country does this flag belong to?", "What country is shown?", "Name the country of this flag.", "Which country is this the flag of?",
                         "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?",
@@ -391,6 +391,10 @@ WORDINGS = {
                  held_out=["What are this flag's colours?"]),
  'layout': dict(train=["How are the colours of this flag laid out?", "What is the layout of this flag?", "Name the layout of the flag shown.", "The flag has which layout?", "Tell me how this flag is laid out.", "See this flag: which layout?"],
                 held_out=["What is this flag's layout?"]),
+ 'same': dict(train=["Do both pictures show the same flag?", "Is the flag in the note the same flag?", "The note shows a flag. Is it this flag?", "Tell me if the two flags are the same.", "Same flag in the note, yes or no?", "Compare the two flags: are they the same?"],
+              held_out=["Are these two the same flag?"]),
+ 'noted': dict(train=["Which country does the flag in the note belong to?", "Name the country of the flag in the note.", "The note shows the flag of which country?", "Which country's flag is in the note?", "Tell me the country of the flag in the note."],
+               held_out=["Whose flag does the note show?"]),
  'sum': dict(train=["What is {x} plus {y}?", "Add {x} and {y}.", "{x} plus {y} is what?", "Tell me the sum of {x} and {y}.", "{x} and {y} make what?", "Please add {y} to {x}."],
              held_out=["What do you get from {x} plus {y}?"])}
 
