@@ -287,9 +287,9 @@ def made_up_note(self:Lessons):
     notes, weighed = self.pair(one, self.off_topic(o, None)) if self.rng.random() < .15 else ((n,) for n in one)
     return Prompt(self.ask('text', x=x, r=r), None, notes), respond(*weighed, fact, answer=v)
 
-# %% ../nbs/02_model.ipynb #273f12b7
+# %% ../nbs/02_model.ipynb #2ada0089
 SKILLS = {'flag':.27, 'noted_flag':.18, 'look':.05, 'add_up':.03, 'text_fact':.13, 'two_hop':.13, 'made_up_note':.21} # share of each kind of lesson
-LAST_SKILLS = SKILLS | {'two_pictures':.6} # in the last stage: the new one, and all others so that none is forgotten
+LAST_SKILLS = SKILLS | {'two_pictures':.4} # in the last stage: the new one, and all others so that none is forgotten
 
 @patch
 def draw(self:Lessons, n:int, skills:dict[str,float]=SKILLS) -> list[tuple[Prompt,str]]:
@@ -422,7 +422,7 @@ def train_language(m:MLLM, world:World, steps:int, seed:int=0, lr:float=3e-3, ba
         if (i+1) % 50 == 0: log(f'language step {i+1} of {steps}, loss {sum(losses[-50:])/50:.3f}, {time.time()-t:.0f} s')
     return losses
 
-# %% ../nbs/02_model.ipynb #544bae57
+# %% ../nbs/02_model.ipynb #a3791c86
 def lesson_texts(world:World, n:int, seed:int=0) -> list[str]:
     "What the model reads and writes, as plain text: the source of its vocabulary."
     return [' '.join([*(x.text for x in p.notes), p.question, r]) for p,r in Lessons(world, seed).draw(n)]
@@ -431,7 +431,7 @@ def train_pocket(
     world:World,
     vision_steps:int=2000,
     language_steps:int=4500,
-    last_steps:int=700,
+    last_steps:int=600,
     seed:int=0,
     log=print,
 ) -> tuple[MLLM, dict]: # The model, and its losses
@@ -439,7 +439,7 @@ def train_pocket(
     m = pocket_mllm(pocket_tokenizer(lesson_texts(world, 20_000, seed)), seed)
     losses = dict(vision=train_vision(m, world, vision_steps, seed)); log(f"vision loss {sum(losses['vision'][-50:])/50:.3f}")
     losses['language'] = train_language(m, world, language_steps, seed, log=log)
-    losses['last'] = train_language(m, world, last_steps, seed+1000, lr=1e-3, skills=LAST_SKILLS, log=log)
+    losses['last'] = train_language(m, world, last_steps, seed+1000, lr=6e-4, skills=LAST_SKILLS, log=log)
     return m, losses
 
 # %% ../nbs/02_model.ipynb #0686dd48

@@ -354,7 +354,7 @@ def looks(world:World, code:str) -> dict[str,str]: # `colours`, `layout`: what b
     words = lambda cs: ' and '.join([', '.join(cs[:-1]), cs[-1]] if len(cs) > 1 else cs)
     return ({'colours':words(colours[0])} if colours[0] == colours[1] else {}) | ({'layout':layouts[0]} if layouts[0] == layouts[1] else {})
 
-# %% ../nbs/01_world.ipynb #7fb5dc0e
+# %% ../nbs/01_world.ipynb #7bc7212f
 WORDINGS = {
  'country': dict(train=["Which country does this flag belong to?", "What country is shown?", "Name the country of this flag.", "Which country is this the flag of?",
                         "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?",
@@ -393,7 +393,8 @@ WORDINGS = {
                 held_out=["What is this flag's layout?"]),
  'same': dict(train=["Do both pictures show the same flag?", "Is the flag in the note the same flag?", "The note shows a flag. Is it this flag?", "Tell me if the two flags are the same.", "Same flag in the note, yes or no?", "Compare the two flags: are they the same?"],
               held_out=["Are these two the same flag?"]),
- 'noted': dict(train=["Which country does the flag in the note belong to?", "Name the country of the flag in the note.", "The note shows the flag of which country?", "Which country's flag is in the note?", "Tell me the country of the flag in the note."],
+ 'noted': dict(train=["Which country does the flag in the note belong to?", "Name the country of the flag in the note.", "The note shows the flag of which country?", "Which country's flag is in the note?", "Tell me the country of the flag in the note.",
+                     "What country does the note show?", "Which country's flag does the note have?", "Say whose country the note shows.", "The flag in the note: which country?", "I wonder which country the note shows."],
                held_out=["Whose flag does the note show?"]),
  'sum': dict(train=["What is {x} plus {y}?", "Add {x} and {y}.", "{x} plus {y} is what?", "Tell me the sum of {x} and {y}.", "{x} and {y} make what?", "Please add {y} to {x}."],
              held_out=["What do you get from {x} plus {y}?"])}

@@ -30,4 +30,4 @@ def test_the_throughput_benchmark_compares_equal_outputs():
     "Its ratio is for people to read; that both sides give the same outputs is for this test."
     r = subprocess.run([sys.executable, 'benchmarks/throughput.py', '--n', '14', '--rounds', '1'], cwd=project_root(), capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
-    assert r.stdout.count('same outputs 14/14') == 2 and r.stdout.count('ratio') == 2, r.stdout
+    assert r.stdout.count('same outputs 14/14') == 2, r.stdout
