@@ -43,7 +43,7 @@ def neutralize(
     while (t := _markup(special).sub('', text)) != text: text = t
     return text
 
-# %% ../nbs/02_model.ipynb #a03ae43d
+# %% ../nbs/02_model.ipynb #599c0694
 @dataclass(frozen=True)
 class Prompt:
     "A question with its picture and notes."
@@ -55,6 +55,11 @@ class Prompt:
     def images(self) -> list[str]:
         "Keys of all pictures, in the order of their placeholders."
         return [n.image for n in self.notes if n.image] + ([self.image] if self.image else [])
+
+    @property
+    def size(self) -> tuple[int,int,int]:
+        "What decides how long a prompt and its answer are: notes, pictures, characters."
+        return len(self.notes), len(self.images), len(self.question)+sum(len(n.text) for n in self.notes)
 
     def messages(self,
         special:tuple[str,...]=(), # Special tokens of the model's own vocabulary, taken out of what is data
@@ -617,7 +622,7 @@ def answer_batch(m:MLLM, prompts:list[Prompt], world:World=None, max_new_tokens:
     n = torch.where(done.any(1), done.int().argmax(1)+1, ids.shape[1])
     return [Completion(plain_text(m, r[:k], opened), bool(d), int(k)) for r,k,d in zip(ids, n, done.any(1))]
 
-# %% ../nbs/02_model.ipynb #31fb3e84
+# %% ../nbs/02_model.ipynb #f98858cd
 def answer(
     m:MLLM,
     prompts:list[Prompt],
@@ -628,14 +633,14 @@ def answer(
     seed:int=0,               # Of sampling
 ) -> list[Completion]: # In the order of the prompts
     "Answer prompts in batches of like length; the texts do not depend on the batch size."
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].images), len(prompts[i].question)+sum(len(n.text) for n in prompts[i].notes), i))
+    order = sorted(range(len(prompts)), key=lambda i: (*prompts[i].size, i))
     res = {}
     for b in range(0, len(order), batch_size):
         idx = order[b:b+batch_size]
         res |= dict(zip(idx, answer_batch(m, [prompts[i] for i in idx], world, max_new_tokens, temperature, [seed*1_000_003+i for i in idx])))
     return [res[i] for i in range(len(prompts))]
 
-# %% ../nbs/02_model.ipynb #5181a810
+# %% ../nbs/02_model.ipynb #ab77e73b
 @torch.no_grad()
 def teacher_forced(
     m:MLLM,
@@ -645,7 +650,7 @@ def teacher_forced(
     batch_size:int=64,
 ) -> list[tuple[float,bool]]: # Share of target tokens that are the model's first choice, and whether all are
     "Teacher-forced token accuracy and exact match of each target."
-    order, res = sorted(range(len(prompts)), key=lambda i: (len(prompts[i].images), len(prompts[i].question)+len(targets[i]), i)), {}
+    order, res = sorted(range(len(prompts)), key=lambda i: (*prompts[i].size, i)), {}
     for b in range(0, len(order), batch_size):
         idx = order[b:b+batch_size]
         enc = {k:v.to(m.device) for k,v in encode(m, [prompts[i] for i in idx], world, [targets[i] for i in idx]).items()}
