@@ -31,3 +31,9 @@ def test_the_throughput_benchmark_compares_equal_outputs():
     r = subprocess.run([sys.executable, 'benchmarks/throughput.py', '--n', '14', '--rounds', '1'], cwd=project_root(), capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
     assert r.stdout.count('same outputs 14/14') == 2, r.stdout
+
+
+def test_the_editing_benchmark_compares_equal_results():
+    r = subprocess.run([sys.executable, 'benchmarks/editing.py', '--n', '5', '--rounds', '1'], cwd=project_root(), capture_output=True, text=True)
+    assert r.returncode == 0, r.stderr
+    assert r.stdout.count('same results 5/5') == 2 and r.stdout.count('same results 15/15') == 2, r.stdout

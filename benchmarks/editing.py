@@ -1,0 +1,72 @@
+"""Edits per second, many at once against one at a time: the same edits, probes and answers.
+
+    .venv/bin/python benchmarks/editing.py [--model pocket] [--n 64] [--at-once 64] [--rounds 3] [--methods 'FT-L,LoRA']
+
+Both sides run in turn in one process, round by round, so that a machine whose speed drifts drifts for both. The ratio of
+each round is printed, and their median. `one at a time` is `run_editor`: enter the editor, ask the edit's probes in one
+batch, score it, restore, go on to the next. `edits alone` leaves out the asking. Edits are of the train split.
+"""
+import argparse
+import os
+import platform
+import random
+import statistics
+import time
+
+import torch
+
+from crane.editors import check_edits, get_editor, run_editor, run_together, together, trained, weights_hash
+from crane.failure_modes import hops, three_probes
+from crane.model import MLLM, load_mllm
+from crane.world import World, counterfactuals, load_world
+
+
+def alone_singly(name, m: MLLM, edits, world: World, settings) -> list[int]:
+    res = []
+    for e in edits:
+        with get_editor(name)(m, e, world, **settings) as ed: res.append(ed.steps)
+    return res
+
+
+def alone_together(name, m: MLLM, edits, world: World, n: int, settings) -> list[int]:
+    steps = {}
+    for i in range(0, len(edits), n):
+        with together(name, m, edits[i:i+n], world, **settings) as t: steps |= {e.id: ed.steps for e, ed in zip(edits[i:i+n], t.edited)}
+    return [steps[e.id] for e in edits]
+
+
+def clocked(f) -> tuple[float, list]:
+    start = time.perf_counter(); res = f()
+    return time.perf_counter()-start, res
+
+
+def compare(name: str, n: int, rounds: int, singly, at_once) -> None:
+    "Time both in turn and print edits per second and the ratio of each round."
+    at_once(); ratios, a, b = [], [], []
+    for _ in range(rounds):
+        (ta, xs), (tb, ys) = clocked(singly), clocked(at_once)
+        same = sum(x == y for x, y in zip(xs, ys, strict=True))
+        a.append(n/ta); b.append(n/tb); ratios.append(ta/tb)
+    print(f"{name:28} one at a time {statistics.median(a):6.1f}/s   many at once {statistics.median(b):6.1f}/s   "
+          f"ratio {statistics.median(ratios):5.1f}x (rounds {', '.join(f'{r:.1f}' for r in ratios)})   same results {same}/{len(xs)}", flush=True)
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument('--model', default='pocket'); ap.add_argument('--n', type=int, default=64); ap.add_argument('--at-once', type=int, default=64)
+    ap.add_argument('--rounds', type=int, default=3); ap.add_argument('--methods', default='FT-L,LoRA'); ap.add_argument('--run', default='pocket', help='whose trained MEND is used')
+    args = ap.parse_args()
+    world, m = load_world(), load_mllm(args.model)
+    edits = check_edits([e for e in counterfactuals(world, 'train', 2*args.n, 5) if hops(e, world)][:args.n], m); rng = random.Random(5)
+    probes = [p for e in edits for p in three_probes(e, world, rng)]; before = weights_hash(m)
+    print(f"{m}, {len(edits)} edits with {len(probes)} probes, {args.at_once} edits at once, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), "
+          f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__} with {torch.get_num_threads()} threads")
+    def rows(f, name, **kw): return [{k: v for k, v in r.items() if k != 'seconds'} for r in f(name, m, edits, probes, world, **kw)]
+    for name in args.methods.split(','):
+        s = trained(args.run).get(name, {})
+        compare(f'{name}, edits alone', args.n, args.rounds, lambda: alone_singly(name, m, edits, world, s), lambda: alone_together(name, m, edits, world, args.at_once, s))
+        compare(f'{name}, edits and probes', args.n, args.rounds, lambda: rows(run_editor, name, **s), lambda: rows(run_together, name, n=args.at_once, **s))
+    assert weights_hash(m) == before
+
+
+if __name__ == '__main__': main()
