@@ -30,11 +30,11 @@ def answer_reward(t:Trace, p:Probe) -> float: # 0 or 1
     "The answer is the right one: after the edit if it applies, the true one if it does not."
     return float(verdict(t, p)['AS'] if in_scope(p) else normalize(t.answer) == normalize(p.answer))
 
-# %% ../nbs/08_grpo.ipynb #5e37a2ce
+# %% ../nbs/08_grpo.ipynb #f4864c14
 def routing_reward(t:Trace, p:Probe) -> float: # -1, 0 or 1
     "Use the edit if it applies, leave it alone if it does not."
     v = verdict(t, p)
-    if in_scope(p): return -1. if v['rejects'] or v['contradicts'] else float(v['affirms'])
+    if in_scope(p): return -1. if v['rejects'] or v['contradicts'] else float(v['grounded'] == 'yes')
     return -1. if v['affirms'] or mentions(t.answer, p.edit_names) else float(v['rejects'])
 
 # %% ../nbs/08_grpo.ipynb #425e7fcc
