@@ -112,7 +112,7 @@ class Record(BaseModel):
     "Base of all records: frozen, no unknown fields."
     model_config = ConfigDict(extra='forbid', frozen=True)
 
-# %% ../nbs/00_core.ipynb #644cb0ed
+# %% ../nbs/00_core.ipynb #ec082caa
 class Edit(Record):
     "One changed fact."
     id:str                       # Stable name, unique within a benchmark
@@ -127,8 +127,9 @@ class Edit(Record):
     target_old_aliases:list[str] = []
     target_new:str               # What the edited model shall say
     aliases:list[str] = []       # Other spellings of `target_new`
+    source:str = ''              # Where the edit comes from: data set, split, record
 
-# %% ../nbs/00_core.ipynb #b3da04af
+# %% ../nbs/00_core.ipynb #a065f5f5
 ProbeKind = Literal['exact','text_rephrase','image_rephrase','both_rephrase','multi_hop','text_locality','image_locality']
 
 class Probe(Record):
@@ -143,7 +144,11 @@ class Probe(Record):
     chain:list[list[str]] = [] # Bridge entities in chain order, each a list of spellings
     edit_names:list[str]      # Spellings of the edit's target: what grounds an edit, and what leaks out of scope
     old_names:list[str] = []  # Spellings of the old answer and of the entity it came from
-    tags:list[str] = []       # Such as `random`, `look-alike`, `near`
+    tags:list[str] = []       # Such as `far`, `look-alike`, `near`
+    hops:int = 0              # Facts between the edited one and the answer; 0 unless `multi_hop`
+    path:list[tuple[str,str,str]] = [] # Facts (relation, subject, value) that lead from the question to the answer, after the edit
+    also:list[str] = []       # Ids of other edits that must be made too
+    source:str = ''           # As of the edit
 
 # %% ../nbs/00_core.ipynb #9d5d8d5f
 def read_records(

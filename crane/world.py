@@ -9,12 +9,13 @@ __all__ = ['ARTISTS', 'HELD_OUT_ARTIST', 'SEEN_ARTISTS', 'EDIT_ARTIST', 'FACT_SO
            'LICENCES', 'svg_source', 'rasterize', 'png_bytes', 'Entity', 'alike', 'capital_city', 'current_name',
            'entity_facts', 'spellings', 'fact_spellings', 'pixels', 'picture_distance', 'find_twins', 'assign_splits',
            'fetch_flags', 'check_packages', 'build_world', 'save_world', 'sources_table', 'World', 'load_world',
-           'known_facts', 'open_image', 'contact_sheet', 'look_alikes', 'flag_colours', 'flag_layout', 'looks', 'ask',
-           'fact_sentence', 'contained', 'pool', 'edit_names', 'counterfactuals', 'visual_edit', 'npm_pins', 'Thing',
-           'iso_spellings', 'subdivision_things', 'emoji_things', 'second_svg', 'borrowed_names', 'borrowed_pictures',
-           'build_second_domain', 'load_second_domain', 'KnowledgeText', 'knowledge_of', 'knowledge_texts', 'Finding',
-           'picture_fault', 'check_pictures', 'artist_distance', 'disagreement', 'check_agreement', 'check_duplicates',
-           'check_facts', 'check_splits', 'check_licences', 'examine', 'examine_second']
+           'known_facts', 'open_image', 'contact_sheet', 'shown_in', 'look_alikes', 'flag_colours', 'flag_layout',
+           'looks', 'ask', 'fact_sentence', 'contained', 'pool', 'edit_names', 'counterfactuals', 'visual_edit',
+           'npm_pins', 'Thing', 'iso_spellings', 'subdivision_things', 'emoji_things', 'second_svg', 'borrowed_names',
+           'borrowed_pictures', 'build_second_domain', 'load_second_domain', 'KnowledgeText', 'knowledge_of',
+           'knowledge_texts', 'Finding', 'picture_fault', 'check_pictures', 'artist_distance', 'disagreement',
+           'check_agreement', 'check_duplicates', 'check_facts', 'check_splits', 'check_licences', 'examine',
+           'examine_second']
 
 # %% ../nbs/01_world.ipynb #08967da3
 import io, json, random, re, subprocess
@@ -310,6 +311,13 @@ def contact_sheet(
                 if f'{a}/{c}' in world.images: sheet.paste(open_image(f'{a}/{c}', world).resize((cell-4, cell-4)), (x*cell+2, b*tall+y*cell+2))
     return sheet
 
+# %% ../nbs/01_world.ipynb #c721ed1d
+def shown_in(
+    key:str, # `artist/code`, or a view of it, `artist/code~view`
+) -> str: # Code of the entity
+    "Which entity a picture key shows."
+    return key.split('/')[1].split('~')[0]
+
 # %% ../nbs/01_world.ipynb #96662bd1
 def look_alikes(
     world:World,
@@ -354,7 +362,7 @@ def looks(world:World, code:str) -> dict[str,str]: # `colours`, `layout`: what b
     words = lambda cs: ' and '.join([', '.join(cs[:-1]), cs[-1]] if len(cs) > 1 else cs)
     return ({'colours':words(colours[0])} if colours[0] == colours[1] else {}) | ({'layout':layouts[0]} if layouts[0] == layouts[1] else {})
 
-# %% ../nbs/01_world.ipynb #7bc7212f
+# %% ../nbs/01_world.ipynb #cab0266c
 WORDINGS = {
  'country': dict(train=["Which country does this flag belong to?", "What country is shown?", "Name the country of this flag.", "Which country is this the flag of?",
                         "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?",
@@ -387,6 +395,10 @@ WORDINGS = {
  'picture_next_door': dict(train=["What is the {r} of the land neighbour of the country shown?", "Name the {r} of the land neighbour of the country of this flag.", "The country of this flag has a land neighbour. What is its {r}?",
                                   "Which {r} does the land neighbour of the country shown have?", "Take the land neighbour of the country shown: what is its {r}?", "Please give the {r} of the land neighbour of the country shown."],
                            held_out=["What is the {r} of this country's land neighbour?"]),
+ 'two_doors': dict(train=["What is the {r} of the land neighbour of the land neighbour of {x}?", "The land neighbour of {x} has a land neighbour. What is its {r}?"],
+                   held_out=["What is the {r} of the land neighbour of {x}'s land neighbour?"]),
+ 'picture_two_doors': dict(train=["What is the {r} of the land neighbour of the land neighbour of the country shown?", "The land neighbour of the country shown has a land neighbour. What is its {r}?"],
+                           held_out=["What is the {r} of the land neighbour of this country's land neighbour?"]),
  'colours': dict(train=["Which colours does this flag have?", "Name the colours of this flag.", "What colours are in the flag shown?", "The flag has which colours?", "Tell me the colours of the flag.", "See this flag: which colours?"],
                  held_out=["What are this flag's colours?"]),
  'layout': dict(train=["How are the colours of this flag laid out?", "What is the layout of this flag?", "Name the layout of the flag shown.", "The flag has which layout?", "Tell me how this flag is laid out.", "See this flag: which layout?"],
