@@ -11,13 +11,13 @@ __all__ = ['TARGET_TOKENS', 'ft_l', 'ft_v', 'ft_all', 'lora', 'ft_l_chain', 'lor
            'mend_weights', 'gradients', 'changes', 'low_rank', 'elsewhere', 'nearby', 'mend_loss', 'new_mend',
            'train_mend', 'save_mend', 'load_mend', 'step_once', 'mend', 'hypernetwork', 'trained', 'edit_note',
            'with_notes', 'prompt_tail', 'prompt_ends', 'behind', 'Codebook', 'from_book', 'read_states', 'strangers',
-           'half_way', 'entry', 'grace', 'SideMemory', 'margin_loss', 'learn_side', 'read_score', 'wise', 'in_scope',
-           'out_of_scope', 'scope_vectors', 'Scope', 'train_scope', 'train_counterfactual', 'train_serac', 'load_serac',
-           'Routed', 'note_bytes', 'scope_of', 'serac', 'Shown', 'demonstration', 'demonstrations', 'ike', 'get_editor',
-           'state_of', 'breaking', 'sequence', 'rows_of', 'by_edit', 'edited_rows', 'run_editor', 'run_sequence',
-           'own_weights', 'fit_together', 'adam', 'remembered', 'learn_together', 'shared_losses', 'tower',
-           'tune_together', 'adapters_together', 'step_together', 'Together', 'together', 'answer_together',
-           'forced_together', 'run_together']
+           'half_way', 'entry', 'grace', 'SideMemory', 'margin_loss', 'learn_side', 'read_score', 'wise',
+           'question_about', 'stranger_to', 'scope_vectors', 'Scope', 'train_scope', 'train_counterfactual',
+           'train_serac', 'load_serac', 'Routed', 'note_bytes', 'scope_of', 'serac', 'Shown', 'demonstration',
+           'demonstrations', 'ike', 'get_editor', 'state_of', 'breaking', 'sequence', 'rows_of', 'by_edit',
+           'edited_rows', 'run_editor', 'run_sequence', 'own_weights', 'fit_together', 'adam', 'remembered',
+           'learn_together', 'shared_losses', 'tower', 'tune_together', 'adapters_together', 'step_together',
+           'Together', 'together', 'answer_together', 'forced_together', 'run_together']
 
 # %% ../nbs/03_editors.ipynb #bf65eb83
 import copy, hashlib, json, random, re, time
@@ -279,11 +279,12 @@ def tune_adapter(
 # %% ../nbs/03_editors.ipynb #341b5314
 lora = weight_editor(attention, tune_adapter, steps=30, lr=1e-2, r=8)
 
-# %% ../nbs/03_editors.ipynb #890b5cea
+# %% ../nbs/03_editors.ipynb #fe893804
 def chain_sentence(edit:Edit) -> str:
-    "The one sentence of thought that leads to an edit's target."
-    if edit.modality == 'visual' and edit.relation == 'country': return flag_sentence(edit.target_new)
-    return fact_sentence(edit.relation, edit.subject_name, edit.target_new) if edit.relation in RELATIONS else f'The answer is {edit.target_new}.'
+    "The thought that leads to an edit's target: what is seen, if anything, and the edited fact."
+    if edit.relation == 'country' and edit.image: return flag_sentence(edit.target_new)
+    if edit.relation not in RELATIONS: return f'The answer is {edit.target_new}.'
+    return (flag_sentence(edit.subject_name)+' ' if edit.image else '')+fact_sentence(edit.relation, edit.subject_name, edit.target_new)
 
 def chained(m:MLLM, edits:list[Edit], world:World) -> list[str]:
     "For each edit a well-formed response that ends in its target, in the form in which the model answers."
@@ -506,10 +507,12 @@ def trained(
     d = stage_dir(run, '03_editors', make=False)
     return {'MEND': dict(file=d/'mend.safetensors'), 'SERAC': dict(file=d/'serac.safetensors'), 'SERAC chain': dict(file=d/'serac_chain.safetensors')}
 
-# %% ../nbs/03_editors.ipynb #8bc907f0
+# %% ../nbs/03_editors.ipynb #56ccfdee
 def edit_note(edit:Edit) -> Note:
     "An edit as a note: what a retrieved edit looks like in a prompt."
-    return flag_note(edit.target_new, edit.image) if edit.modality == 'visual' else Note(fact_sentence(edit.relation, edit.subject_name, edit.target_new))
+    if edit.relation == 'country' and edit.image: return flag_note(edit.target_new, edit.image)
+    says = fact_sentence(edit.relation, 'the country of this flag' if edit.image else edit.subject_name, edit.target_new) if edit.relation in RELATIONS else f'{edit.question} {edit.target_new}'
+    return Note(says, edit.image)
 
 def with_notes(p:Prompt, *edits:Edit) -> Prompt:
     "A prompt with edits put before the question."
@@ -716,8 +719,8 @@ def wise(
         memory.side.requires_grad_(False); memory.limit = ratio*read_score(m, memory, edit_prompt(edit), world)
         yield Edited(m, steps=n, seconds=time.time()-t, touched=int((memory.side != memory.main).sum()), stored=memory.side.numel()*memory.side.element_size())
 
-# %% ../nbs/03_editors.ipynb #116278b1
-def in_scope(edit:Edit, world:World, rng:random.Random) -> tuple[Prompt,list[str],str]: # A question, what a chain says before the answer, the answer
+# %% ../nbs/03_editors.ipynb #7124c893
+def question_about(edit:Edit, world:World, rng:random.Random) -> tuple[Prompt,list[str],str]: # A question, what a chain says before the answer, the answer
     "A question that a visual edit is about: which country, or a fact of it, by any seen artist."
     e, picture, words = world[edit.target], f'{rng.choice(SEEN_ARTISTS)}/{edit.subject}', rng.choice(['train','extra'])
     chain = [weigh(e.name, True), flag_sentence(e.name)]
@@ -725,9 +728,9 @@ def in_scope(edit:Edit, world:World, rng:random.Random) -> tuple[Prompt,list[str
     r, v = rng.choice(list(known_facts(world, e).items()))
     return Prompt(ask('picture', rng, words, r=r), picture), [*chain, fact_sentence(r, e.name, v)], v
 
-def out_of_scope(edit:Edit, world:World, near:dict[str,list[str]], rng:random.Random) -> Prompt:
+def stranger_to(edit:Edit, world:World, near:dict[str,list[str]], rng:random.Random) -> Prompt:
     "A question that it is not about: another flag, often one that looks alike, a named country, the looks of the very flag."
-    p, luck = in_scope(edit, world, rng)[0], rng.random()
+    p, luck = question_about(edit, world, rng)[0], rng.random()
     if luck < .6: return Prompt(p.question, f'{rng.choice(SEEN_ARTISTS)}/{rng.choice(near[edit.subject][:5 if luck < .3 else None])}')
     if luck < .7: return Prompt(ask(rng.choice(['colours','layout']), rng), p.image)
     e = world[edit.subject if luck < .85 else rng.choice(near[edit.subject])]
@@ -751,7 +754,7 @@ class Scope:
         "How likely each question is about its edit."
         return torch.exp(-self.picture.exp()*(x[0]-y[0]).pow(2).sum(-1)-((x[1]-y[1])@self.words).pow(2).sum(-1))
 
-# %% ../nbs/03_editors.ipynb #a6ab730b
+# %% ../nbs/03_editors.ipynb #72e72d63
 def train_scope(
     m:MLLM, edits:list[Edit], world:World,
     pairs:int=6000,     # Questions, half of them in scope
@@ -762,7 +765,7 @@ def train_scope(
     "Learn which questions an edit is about."
     rng, g, near = random.Random(seed), torch.Generator().manual_seed(seed), look_alikes(world, sorted({e.subject for e in edits}))
     chosen = rng.choices(edits, k=pairs)
-    asked = [in_scope(e, world, rng)[0] if i % 2 else out_of_scope(e, world, near, rng) for i,e in enumerate(chosen)]
+    asked = [question_about(e, world, rng)[0] if i % 2 else stranger_to(e, world, near, rng) for i,e in enumerate(chosen)]
     x, y = (scope_vectors(m, ps, world) for ps in ([edit_prompt(e) for e in chosen], asked)); label = (torch.arange(pairs) % 2).float()
     scope = Scope(torch.zeros((), requires_grad=True), (torch.randn(x[1].shape[1], width, generator=g)/x[1].shape[1]**.5).requires_grad_())
     opt = torch.optim.Adam([scope.picture, scope.words], lr=lr)
@@ -771,7 +774,7 @@ def train_scope(
         (F.binary_cross_entropy(sure, label[i])+decay*scope.words.pow(2).sum()).backward(); opt.step(); opt.zero_grad()
     return Scope(scope.picture.detach(), scope.words.detach())
 
-# %% ../nbs/03_editors.ipynb #2bc80c51
+# %% ../nbs/03_editors.ipynb #58c19659
 EVERY_MAP = r'(q|k|v|o|gate|up|down)_proj' # where the counterfactual model's adapters sit
 
 def train_counterfactual(
@@ -785,7 +788,7 @@ def train_counterfactual(
     with restored(m, []), adapter(m, 16, EVERY_MAP) as pm:
         opt, sched = optimizer([p for p in pm.parameters() if p.requires_grad], lr, steps)
         for _ in range(steps):
-            drawn = [(e, *in_scope(e, world, rng)) for e in rng.choices(edits, k=batch)]
+            drawn = [(e, *question_about(e, world, rng)) for e in rng.choices(edits, k=batch)]
             enc = encoded(m, [with_notes(p, e) for e,p,_,_ in drawn], [respond(*c, answer=a) if chain else a for *_,c,a in drawn], world)
             m.model(**enc).loss.backward(); descend(opt, sched)
         return {k:v.detach().clone() for k,v in get_peft_model_state_dict(pm).items()}

@@ -63,7 +63,7 @@ def score(
     return [r | dict(fault=t.fault, FMT=t.well_formed) | (independence(t, ref[p.id], p) | dict(tag=p.tags[0]) if 'locality' in p.kind else verdict(t, p) | (dict(IEU=uses_bridges(t, p.chain)) if p.chain else {}))
             for r,t in zip(rows, traces) for p in [by_id[r['probe_id']]]]
 
-# %% ../nbs/09_evaluation.ipynb #95471b9a
+# %% ../nbs/09_evaluation.ipynb #63323c11
 IN_SCOPE = ['exact', 'text_rephrase', 'image_rephrase', 'multi_hop']
 METRICS = {'TF':('tf', ['exact']), 'FMT':('FMT', IN_SCOPE), 'GS':('GS', IN_SCOPE), 'IEU':('IEU', ['multi_hop']), 'dissonance':('dissonant', IN_SCOPE),
            'unclear':('unclear', IN_SCOPE), 'AS beyond':('AS', IN_SCOPE[1:]),
@@ -88,7 +88,7 @@ def results(scored:list[dict]) -> list[dict]: # Flat rows: T1 by method and metr
         res += [result('T1', method, k, of(*kinds), field) for k,(field,kinds) in METRICS.items()]
         res.append(result('T1', method, 'shallow gap', shallow_gap(mine), 'gap'))
         res += [result('F3', method, 'GS', of(kind), 'GS', probe=kind) for kind in IN_SCOPE]
-        res += [result('T4', method, x, of(kind, tag=tag), x, probe=kind, tag=tag) for kind,tags in dict(text_locality=('near','far'), image_locality=('random','look-alike')).items() for tag in tags for x in ('EI','drift','leak')]
+        res += [result('T4', method, x, of(kind, tag=tag), x, probe=kind, tag=tag) for kind,tags in dict(text_locality=('near','far'), image_locality=('far','look-alike')).items() for tag in tags for x in ('EI','drift','leak')]
     return res
 
 # %% ../nbs/09_evaluation.ipynb #e72cffb3
@@ -111,7 +111,7 @@ def costs(scored:list[dict]) -> list[dict]: # T7: mean over edits, by method and
     methods = dict.fromkeys(m for m,_ in once)
     return [result('T7', m, k, [r for (x,_),r in once.items() if x == m], k) | dict(unit=unit) for m in methods for k,unit in COSTS.items()]
 
-# %% ../nbs/09_evaluation.ipynb #4fea532b
+# %% ../nbs/09_evaluation.ipynb #b347a8fb
 def every_second_flag(edits:list[Edit]) -> list[Edit]:
     "The first edit of every second subject."
     return list({e.subject:e for e in reversed(edits)}.values())[::-2]
@@ -119,7 +119,7 @@ def every_second_flag(edits:list[Edit]) -> list[Edit]:
 def of_these(edits:list[Edit], probes:list[Probe]) -> list[Probe]:
     "The probes of some edits, without locality probes that show a flag which another of them edits."
     ids, edited = {e.id for e in edits}, {e.subject for e in edits}
-    return [p for p in probes if p.edit_id in ids and not (p.kind == 'image_locality' and p.image.split('/')[1] in edited)]
+    return [p for p in probes if p.edit_id in ids and not (p.kind == 'image_locality' and shown_in(p.image) in edited)]
 
 def sequence_results(many:list[dict], single:list[dict]) -> list[dict]: # T1s: by method, metric and number of edits in the model
     "What methods keep when they hold many edits, beside one at a time on the same probes."

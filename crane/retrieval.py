@@ -121,10 +121,10 @@ def retrieve(self:DualLibrary, prompts:list[Prompt], skip=lambda i, edit: False)
     "The edit to put before each prompt, or none."
     return [h if h and h.score >= self.thresholds[h.edit.modality] else None for h in self.nearest(prompts, skip)]
 
-# %% ../nbs/06_retrieval.ipynb #ebc90934
+# %% ../nbs/06_retrieval.ipynb #abca8b0d
 def other_edits_of_the_flag(probes:list[Probe]):
     "For `skip`: edits of the shown flag that are not the probe's own would be in scope, so a probe must not meet them."
-    return lambda i, e: bool(probes[i].image) and e.subject == probes[i].image.split('/')[1] and e.id != probes[i].edit_id
+    return lambda i, e: bool(probes[i].image) and e.subject == shown_in(probes[i].image) and e.id != probes[i].edit_id
 
 def scope_scores(lib:DualLibrary, probes:list[Probe]) -> list[dict]: # One row per picture probe: `score`, `in_scope`, whether the `right` edit came first
     "Scores of the nearest edit for picture probes in and out of scope."

@@ -4,7 +4,7 @@ import torch
 from families import FAMILIES
 
 from crane.core import CraneError, Probe
-from crane.editors import (EDITORS, TOGETHER, Mend, all_weights, attention, breaking, changes, check_edit, check_edits, encoded, factors, fit_together, get_editor, hooked, last_mlp, load_mend, low_rank,
+from crane.editors import (EDITORS, TOGETHER, Mend, all_weights, attention, breaking, changes, check_edit, check_edits, edit_note, encoded, factors, fit_together, get_editor, hooked, last_mlp, load_mend, low_rank,
                            mend_layers, new_mend, own_weights, projector, remembered, restored, row_losses, run_editor, run_sequence, run_together, save_mend, sequence, state_of, targets, together, train_mend, edit_prompt)
 from crane.model import Prompt, answer, answer_batch, encode, load_mllm
 from crane.world import counterfactuals, load_world
@@ -378,3 +378,19 @@ def test_editors_are_tied_to_no_family(other, world, edits, name):
         lot = edits[:3]; s = dict(steps=4, lr=1e-3)
         one = run_editor(name, other, lot, probes_of(lot), world, **s)
         assert same_rows(run_together(name, other, lot, probes_of(lot), world, **s), one)
+
+
+@pytest.mark.parametrize('name', ['FT-L', 'FT-V', 'LoRA chain', 'GRACE', 'IKE-0'])
+def test_a_fact_of_the_country_shown_can_be_edited(m, world, textual, edits, name):
+    "An attribute edit: its picture stays, its target is a fact, and its note and chain say so."
+    shown = textual.model_copy(update=dict(id='shown', modality='visual', image='flag-icons-4x3/PE', question='What is the capital of the country shown?'))
+    before = state_of(m)
+    with EDITORS[name](m, shown, world) as ed: tf = ed.forced([edit_prompt(shown)], ['Oslo'], world)[0][0]; said = ed.ask([edit_prompt(shown)], world)[0]
+    assert state_of(m) == before and (name in ('LoRA chain', 'IKE-0') or tf > .6)
+    if name == 'LoRA chain': assert said.text.replace('> ', '>') == '<think>The flag is that of Peru. The capital of Peru is Oslo.</think><answer>Oslo</answer>'
+    if name == 'IKE-0': assert ed.rewrite(edit_prompt(shown)).notes[0].text == 'The capital of the country of this flag is Oslo.'
+
+
+def test_the_note_of_another_data_set_says_question_and_target(edits):
+    e = edits[0].model_copy(update=dict(relation='identity', question='Who is this?', target_new='Ada'))
+    assert edit_note(e).text == 'Who is this? Ada' and edit_note(e).image == e.image

@@ -8,7 +8,7 @@ from families import FAMILIES
 from hypothesis import given, settings, strategies as st
 
 from crane.core import CraneError, find_name, mentions
-from crane.editors import (Codebook, DEMOS, SAME, SideMemory, demonstrations, edit_note, edit_prompt, grace, ike, ike_0, in_scope, load_serac, out_of_scope, prompt_ends, prompt_tail, scope_vectors, sequence,
+from crane.editors import (Codebook, DEMOS, SAME, SideMemory, demonstrations, edit_note, edit_prompt, grace, ike, ike_0, question_about, load_serac, stranger_to, prompt_ends, prompt_tail, scope_vectors, sequence,
                            serac, state_of, strangers, train_counterfactual, train_serac, weights_hash, wise, with_notes)
 from crane.model import Prompt, answer, chat, encode, load_mllm
 from crane.retrieval import retrieval_prompt
@@ -208,8 +208,8 @@ def test_the_scope_of_unseen_edits(m, world, file):
     es = counterfactuals(world, 'valid', 60, 1); near, rng = look_alikes(world, sorted({e.subject for e in es})), random.Random(1)
     own = scope_vectors(m, [edit_prompt(e) for e in es], world)
     def taken(ps): return (scope(own, scope_vectors(m, ps, world)) > .5).float().mean().item()
-    assert taken([in_scope(e, world, rng)[0] for e in es]) >= .95
-    assert taken([out_of_scope(e, world, near, rng) for e in es]) <= .05
+    assert taken([question_about(e, world, rng)[0] for e in es]) >= .95
+    assert taken([stranger_to(e, world, near, rng) for e in es]) <= .05
     assert taken([Prompt(e.question, f'{EDIT_ARTIST}/{near[e.subject][0]}') for e in es]) <= .05
 
 
