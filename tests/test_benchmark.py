@@ -11,7 +11,7 @@ from crane.core import CraneError, Edit, Probe, mentions
 from crane.editors import by_edit
 from crane.model import load_mllm
 from crane.sft import routing_chain
-from crane.world import contained, edit_names, load_world, shown_in
+from crane.world import counterfactuals, load_world, shown_in
 
 
 @pytest.fixture(scope='module')
@@ -54,6 +54,15 @@ def test_bridges_stand_on_the_path_in_order(bench):
         assert bool(p.chain) == bool(p.hops) == (p.kind == 'multi_hop')
         values = [v for _, _, v in p.path] + [x for _, x, _ in p.path]
         assert all(set(c) & set(values) for c in p.chain), p.id
+
+
+def test_no_way_leads_back_over_the_edit(world):
+    rng = random.Random(0); found = 0
+    for e in counterfactuals(world, 'train', 400):
+        for p in filter(None, (onward(e, world, rng, n, 'train') for n in (2, 3))):
+            found += 1
+            assert not {world[e.subject].name, e.target_new} & {names[0] for names in p.chain[1:]} and len(p.chain) == p.hops
+    assert found > 100
 
 
 def test_locality_leaves_the_target_alone_but_for_the_trap(world, bench):

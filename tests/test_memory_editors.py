@@ -7,10 +7,10 @@ import torch
 from families import FAMILIES
 from hypothesis import given, settings, strategies as st
 
-from crane.core import CraneError, find_name, mentions
-from crane.editors import (Codebook, DEMOS, SAME, SideMemory, demonstrations, edit_note, edit_prompt, grace, ike, ike_0, question_about, load_serac, stranger_to, prompt_ends, prompt_tail, scope_vectors, sequence,
-                           serac, state_of, strangers, train_counterfactual, train_serac, weights_hash, wise, with_notes)
-from crane.model import Prompt, answer, chat, encode, load_mllm
+from crane.core import CraneError, Probe, find_name, mentions
+from crane.editors import (Codebook, DEMOS, SAME, SideMemory, demonstrations, edit_note, edit_prompt, grace, ike, ike_0, load_serac, prompt_ends, prompt_tail, question_about, run_editor, scope_vectors, sequence,
+                           serac, state_of, stranger_to, strangers, train_counterfactual, train_serac, weights_hash, wise, with_notes)
+from crane.model import Prompt, answer, chat, encode, load_mllm, teacher_forced
 from crane.retrieval import retrieval_prompt
 from crane.world import EDIT_ARTIST, ask, counterfactuals, load_world, look_alikes, pool
 
@@ -217,6 +217,13 @@ def test_serac_finds_the_right_one_of_several_edits(m, world, edits, file):
     with sequence('SERAC', m, edits, world, file=file) as e:
         assert [p.notes for p in e.inside([edit_prompt(x) for x in edits])] == [(edit_note(x),) for x in edits]
         assert len(e.forced([edit_prompt(x) for x in edits], [x.target_new for x in edits], world)) == len(edits)
+
+
+def test_the_score_of_a_row_is_that_of_the_model_that_answers(m, world, edit, file):
+    probe = Probe(id='p', edit_id=edit.id, kind='exact', question=edit.question, image=edit.image, answer=edit.target_new, edit_names=[edit.target_new])
+    row = run_editor('SERAC', m, [edit], [probe], world, file=file)[0]
+    with serac(m, edit, world, file=file) as e: noted = e.forced([edit_prompt(edit)], [edit.target_new], world)[0]
+    assert (row['tf'], row['tf_exact']) == noted and noted != teacher_forced(m, [edit_prompt(edit)], [edit.target_new], world)[0]
 
 
 def test_serac_refuses_what_it_cannot_do(m, world, edit, file, tmp_path):
