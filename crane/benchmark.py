@@ -154,7 +154,7 @@ def rephrases(edit:Edit, world:World, rng:random.Random, held_out:bool) -> list[
     return [in_scope_probe(edit, 'text_rephrase', words, edit.image), in_scope_probe(edit, 'image_rephrase', edit.question, other(), ['artist']),
             in_scope_probe(edit, 'image_rephrase', edit.question, view(world, edit.image, how), [how]), in_scope_probe(edit, 'both_rephrase', ask_edit(edit, rng, 'held_out' if held_out else 'extra'), other())]
 
-# %% ../nbs/05_benchmark.ipynb #a6486ddf
+# %% ../nbs/05_benchmark.ipynb #c79b437e
 def neighbour(world:World, e:Entity) -> Entity|None:
     "The land neighbour that the world records."
     return next((o for o in world.entities.values() if o.name == known_facts(world, e).get('neighbour')), None)
@@ -175,7 +175,7 @@ def onward(edit:Edit, world:World, rng:random.Random, hops:int, words:str) -> Pr
     rs = [r for r,v in known_facts(world, e).items() if r != 'neighbour' and not mentions(v, chain[0]) and not (was and (mentions(was.facts.get(r, ''), [v]) or mentions(v, [was.facts.get(r, '')])))]
     far = hops-1+(edit.relation == 'neighbour'); form = {0:'picture', 1:'picture_next_door', 2:'picture_two_doors'}[far] if edit.image else {1:'next_door', 2:'two_doors'}[far]
     asked = [(r, ask(form, rng, words, r=r, **({} if edit.image else dict(x=edit.subject_name)))) for r in rng.sample(rs, len(rs))]
-    r, question = next(((r, q) for r,q in asked if not mentions(q, [e.facts[r]])), (None, '')) # .is is a word, too
+    r, question = next(((r, q) for r,q in asked if not mentions(q, [e.facts[r], *e.fact_aliases.get(r, [])])), (None, '')) # .is is a word, too
     if not r: return None
     return in_scope_probe(edit, 'multi_hop', question, edit.image, [f'{hops}-hop'], answer=e.facts[r], aliases=e.fact_aliases.get(r, []), chain=chain, hops=hops,
                           path=path+[(r, e.name, e.facts[r])], old_names=[edit.target_old, *edit.target_old_aliases, *([was.facts[r]] if was and r in was.facts else [])])
