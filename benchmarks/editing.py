@@ -10,8 +10,6 @@ import argparse
 import os
 import platform
 import random
-import statistics
-import time
 
 import torch
 
@@ -19,6 +17,7 @@ from crane.editors import check_edits, get_editor, run_editor, run_together, tog
 from crane.failure_modes import hops, three_probes
 from crane.model import MLLM, load_mllm
 from crane.world import World, counterfactuals, load_world
+from side_by_side import compare
 
 
 def alone_singly(name, m: MLLM, edits, world: World, settings) -> list[int]:
@@ -33,22 +32,6 @@ def alone_together(name, m: MLLM, edits, world: World, n: int, settings) -> list
     for i in range(0, len(edits), n):
         with together(name, m, edits[i:i+n], world, **settings) as t: steps |= {e.id: ed.steps for e, ed in zip(edits[i:i+n], t.edited)}
     return [steps[e.id] for e in edits]
-
-
-def clocked(f) -> tuple[float, list]:
-    start = time.perf_counter(); res = f()
-    return time.perf_counter()-start, res
-
-
-def compare(name: str, n: int, rounds: int, singly, at_once) -> None:
-    "Time both in turn and print edits per second and the ratio of each round."
-    at_once(); ratios, a, b = [], [], []
-    for _ in range(rounds):
-        (ta, xs), (tb, ys) = clocked(singly), clocked(at_once)
-        same = sum(x == y for x, y in zip(xs, ys, strict=True))
-        a.append(n/ta); b.append(n/tb); ratios.append(ta/tb)
-    print(f"{name:28} one at a time {statistics.median(a):6.1f}/s   many at once {statistics.median(b):6.1f}/s   "
-          f"ratio {statistics.median(ratios):5.1f}x (rounds {', '.join(f'{r:.1f}' for r in ratios)})   same results {same}/{len(xs)}", flush=True)
 
 
 def main() -> None:

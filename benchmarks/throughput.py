@@ -9,13 +9,12 @@ each round is printed, and their median. `one at a time` is what the public edit
 import argparse
 import os
 import platform
-import statistics
-import time
 
 import torch
 
 from crane.model import MLLM, Prompt, Lessons, SKILLS, answer, encode, load_mllm, plain_text, opening, teacher_forced
 from crane.world import World, load_world
+from side_by_side import compare
 
 
 @torch.no_grad()
@@ -38,22 +37,6 @@ def score_singly(m: MLLM, prompts: list[Prompt], targets: list[str], world: Worl
     return res
 
 
-def clocked(f) -> tuple[float, list]:
-    start = time.perf_counter(); res = f()
-    return time.perf_counter()-start, res
-
-
-def compare(name: str, n: int, rounds: int, singly, batched) -> None:
-    "Time both in turn and print probes per second and the ratio of each round."
-    batched(); ratios, a, b = [], [], []
-    for _ in range(rounds):
-        (ta, xs), (tb, ys) = clocked(singly), clocked(batched)
-        same = sum(x == y for x, y in zip(xs, ys))
-        a.append(n/ta); b.append(n/tb); ratios.append(ta/tb)
-    print(f"{name:24} one at a time {statistics.median(a):7.1f}/s   batched {statistics.median(b):7.1f}/s   "
-          f"ratio {statistics.median(ratios):5.1f}x (rounds {', '.join(f'{r:.1f}' for r in ratios)})   same outputs {same}/{n}")
-
-
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument('--model', default='pocket'); ap.add_argument('--n', type=int, default=192); ap.add_argument('--rounds', type=int, default=3)
@@ -63,8 +46,9 @@ def main() -> None:
     drawn = [getattr(lessons, k)() for k in SKILLS for _ in range(-(-args.n//len(SKILLS)))][:args.n] # every skill alike: with no, one and more pictures
     prompts = [p for p, _ in drawn]; targets = [r.split('<answer>')[1].removesuffix('</answer>') for _, r in drawn]
     print(f"{m}, {len(prompts)} probes, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), torch {torch.__version__} with {torch.get_num_threads()} threads, batch size 64")
-    compare('generation', len(prompts), args.rounds, lambda: generate_singly(m, prompts, world), lambda: [c.text for c in answer(m, prompts, world)])
-    compare('teacher-forced scoring', len(prompts), args.rounds, lambda: score_singly(m, prompts, targets, world), lambda: teacher_forced(m, prompts, targets, world))
+    said = dict(once='batched', what='outputs')
+    compare('generation', len(prompts), args.rounds, lambda: generate_singly(m, prompts, world), lambda: [c.text for c in answer(m, prompts, world)], **said)
+    compare('teacher-forced scoring', len(prompts), args.rounds, lambda: score_singly(m, prompts, targets, world), lambda: teacher_forced(m, prompts, targets, world), **said)
 
 
 if __name__ == '__main__': main()
