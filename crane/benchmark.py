@@ -6,20 +6,20 @@
 __all__ = ['ATTRIBUTES', 'VIEWS', 'FIRST', 'IN_SCOPE_KINDS', 'PIXELS', 'IMAGE_FORMATS', 'Text', 'AnyText', 'ImageKey', 'Name',
            'Joined', 'ADAPTERS', 'new_value', 'attribute_edit', 'fits', 'attribute_edits', 'edits_of_the_unknown',
            'kind_of', 'ask_edit', 'stratum', 'answer_probability', 'conflict', 'path_of', 'path_sentences',
-           'in_scope_probe', 'view', 'rephrases', 'neighbour', 'old_way', 'onward', 'compositional', 'in_scope_probes',
-           'wording', 'outside_probe', 'other_facts', 'text_locality', 'image_locality', 'look_probe',
-           'out_of_scope_probes', 'flags_of', 'Benchmark', 'build_benchmark', 'schema_of', 'write_records',
-           'read_table', 'read_parquet', 'save_benchmark', 'read_benchmark', 'load_benchmark', 'as_vlkeb',
-           'audit_leaks', 'shared_questions', 'answer_leaks', 'frequency_baseline', 'balance', 'entities_of',
-           'audit_splits', 'data_card', 'check_key', 'image_file', 'check_image', 'read_image', 'ImageFolder',
-           'image_fault', 'missing_images', 'Row', 'spellings', 'entity_code', 'EditRow', 'check_row', 'row_fields',
-           'unused_fields', 'read_foreign', 'clean_row', 'read_rows', 'their_edit', 'their_probe', 'five_probes',
-           'read_vlkeb', 'QA', 'Port', 'MultiHopRow', 'port_probe', 'read_multihop', 'OneHop', 'OneHopRow', 'fact_edit',
-           'read_onehop', 'MmeditRow', 'read_mmedit_vqa', 'read_mmedit_caption', 'MmkeRow', 'MmkeEntityRow',
-           'MmkeUserRow', 'MmkeVisualRow', 'mmke_questions', 'read_mmke', 'TextualEdit', 'CckebRow', 'fact_probes',
-           'read_cckeb', 'Turn', 'InjectionRow', 'read_injection', 'EvaluationRow', 'read_evaluation', 'Named',
-           'Rewrite', 'Hop', 'MquakeRow', 'rewrite_edit', 'read_mquake', 'format_of', 'field_table', 'Public',
-           'check_links', 'load_public', 'entities_in', 'entity_disjoint']
+           'in_scope_probe', 'view', 'rephrases', 'old_way', 'onward', 'compositional', 'in_scope_probes', 'wording',
+           'outside_probe', 'other_facts', 'text_locality', 'image_locality', 'look_probe', 'out_of_scope_probes',
+           'flags_of', 'Benchmark', 'build_benchmark', 'schema_of', 'write_records', 'read_table', 'read_parquet',
+           'save_benchmark', 'read_benchmark', 'load_benchmark', 'as_vlkeb', 'audit_leaks', 'shared_questions',
+           'answer_leaks', 'frequency_baseline', 'balance', 'entities_in', 'entities_of', 'audit_splits', 'data_card',
+           'check_key', 'image_file', 'check_image', 'read_image', 'ImageFolder', 'image_fault', 'missing_images',
+           'Row', 'name_forms', 'entity_code', 'EditRow', 'check_row', 'row_fields', 'unused_fields', 'read_foreign',
+           'clean_row', 'read_rows', 'their_edit', 'their_probe', 'five_probes', 'read_vlkeb', 'QA', 'Port',
+           'MultiHopRow', 'port_probe', 'read_multihop', 'OneHop', 'OneHopRow', 'fact_edit', 'read_onehop', 'MmeditRow',
+           'read_mmedit_vqa', 'read_mmedit_caption', 'MmkeRow', 'MmkeEntityRow', 'MmkeUserRow', 'MmkeVisualRow',
+           'mmke_questions', 'read_mmke', 'TextualEdit', 'CckebRow', 'fact_probes', 'read_cckeb', 'Turn',
+           'InjectionRow', 'read_injection', 'EvaluationRow', 'read_evaluation', 'Named', 'Rewrite', 'Hop', 'MquakeRow',
+           'rewrite_edit', 'read_mquake', 'format_of', 'field_table', 'Public', 'check_links', 'load_public',
+           'entity_disjoint']
 
 # %% ../nbs/05_benchmark.ipynb #0d723ba4
 import io, json, random, re, torch, warnings
@@ -154,11 +154,7 @@ def rephrases(edit:Edit, world:World, rng:random.Random, held_out:bool) -> list[
     return [in_scope_probe(edit, 'text_rephrase', words, edit.image), in_scope_probe(edit, 'image_rephrase', edit.question, other(), ['artist']),
             in_scope_probe(edit, 'image_rephrase', edit.question, view(world, edit.image, how), [how]), in_scope_probe(edit, 'both_rephrase', ask_edit(edit, rng, 'held_out' if held_out else 'extra'), other())]
 
-# %% ../nbs/05_benchmark.ipynb #c79b437e
-def neighbour(world:World, e:Entity) -> Entity|None:
-    "The land neighbour that the world records."
-    return next((o for o in world.entities.values() if o.name == known_facts(world, e).get('neighbour')), None)
-
+# %% ../nbs/05_benchmark.ipynb #56bec5b9
 def old_way(edit:Edit, world:World, steps:int) -> Entity|None:
     "Where the same way led before the edit."
     e = world[edit.subject]
@@ -344,7 +340,7 @@ def as_vlkeb(b:Benchmark) -> list[dict]: # Rows in VLKEB's field names; pictures
         return dict(src=e.question, pred=e.target_old, alt=e.target_new, rephrase=text.question, image=e.image, image_rephrase=image.image, loc=near.question, loc_ans=near.answer, m_loc=far.image, m_loc_q=far.question, m_loc_a=far.answer, port_new=hops)
     return [row(e) for e in b.edits if kind_of(e) == 'visual']
 
-# %% ../nbs/05_benchmark.ipynb #baec02a8
+# %% ../nbs/05_benchmark.ipynb #5ff7feee
 def _found(hits:list, of:int) -> dict: # `n`, `of`, `share`, the first three as `examples`
     "How many were found, among how many."
     return dict(n=len(hits), of=of, share=len(hits)/of if of else 0., examples=hits[:3])
@@ -364,12 +360,12 @@ def audit_leaks(
     "What of the test is already in train."
     (te, tp), (ve, vp) = train, test
     subjects, targets, pairs = {e.subject for e in te}, {e.target for e in te}, {(e.subject, e.target) for e in te}
-    by_edit = dict(subject=lambda e: e.subject in subjects, target=lambda e: e.target in targets, pair=lambda e: (e.subject, e.target) in pairs, crossed=lambda e: e.subject in targets or e.target in subjects)
-    res = {k:_found([e.id for e in ve if leaks(e)], len(ve)) for k,leaks in by_edit.items()}
+    leaky = dict(subject=lambda e: e.subject in subjects, target=lambda e: e.target in targets, pair=lambda e: (e.subject, e.target) in pairs, crossed=lambda e: e.subject in targets or e.target in subjects)
+    res = {k:_found([e.id for e in ve if leaks(e)], len(ve)) for k,leaks in leaky.items()}
     get = dict(image=lambda r: r.image, question=lambda r: normalize(r.question)) | (dict(shown=lambda r: shown(r.image) if r.image else None) if shown else {})
     for k,g in get.items(): a, b = _distinct([*te,*tp], g), _distinct([*ve,*vp], g); res[k] = _found([v for v in b if v in a], len(b))
-    reworded = _distinct([p for p in vp if p.kind in ('text_rephrase','both_rephrase')])
-    return res | dict(wording=_found([q for q in reworded if q in _distinct([*te,*tp])], len(reworded)))
+    asked, reworded = _distinct([*te,*tp]), _distinct([p for p in vp if p.kind in ('text_rephrase','both_rephrase')])
+    return res | dict(wording=_found([q for q in reworded if q in asked], len(reworded)))
 
 # %% ../nbs/05_benchmark.ipynb #c6dbd895
 def shared_questions(edits:list[Edit], probes:list[Probe]=()) -> dict[str,dict|float]:
@@ -420,10 +416,14 @@ def balance(
                targets=dict(distinct=len(targets), top_share=max(targets.values())/len(edits)) if edits else {})
     return res | (dict(stratum=count(stratum[e.id] for e in edits), relation_stratum=count(f'{e.relation} {stratum[e.id]}' for e in edits)) if stratum else {})
 
-# %% ../nbs/05_benchmark.ipynb #11996a2f
+# %% ../nbs/05_benchmark.ipynb #659c695b
+def entities_in(edits:list[Edit]) -> set[str]:
+    "Codes of all subjects and targets."
+    return {c for e in edits for c in (e.subject, e.target)}
+
 def entities_of(b:Benchmark) -> set[str]:
     "Codes of all entities that edits are about or locality probes show."
-    return {c for e in b.edits for c in (e.subject, e.target)} | {shown_in(p.image) for p in b.probes if p.kind == 'image_locality'}
+    return entities_in(b.edits) | {shown_in(p.image) for p in b.probes if p.kind == 'image_locality'}
 
 def audit_splits(bench:dict[str,Benchmark]) -> dict[str,int]: # Count of each fault; all zero in a sound benchmark
     "Leaks between the splits of the pocket benchmark, and answers in questions."
@@ -548,8 +548,8 @@ class Row(BaseModel):
     @classmethod
     def pick(cls, raw:dict) -> type['Row']: return cls
 
-# %% ../nbs/05_benchmark.ipynb #f75fd679
-def spellings(name:str) -> list[str]: # The name itself first
+# %% ../nbs/05_benchmark.ipynb #750c7b15
+def name_forms(name:str) -> list[str]: # The name itself first
     "A name without underscores, and without a bracket at its end."
     full = ' '.join(name.replace('_', ' ').split())
     short = re.sub(r'\s*\([^()]*\)$', '', full)
@@ -557,7 +557,7 @@ def spellings(name:str) -> list[str]: # The name itself first
 
 def entity_code(name:str) -> str:
     "One code for all ways to write a name."
-    full = spellings(name)[0]
+    full = name_forms(name)[0]
     return normalize(full) or full
 
 # %% ../nbs/05_benchmark.ipynb #ca6308eb
@@ -670,10 +670,10 @@ def read_rows(
         rows[key] = row
     return rows
 
-# %% ../nbs/05_benchmark.ipynb #34f0af70
+# %% ../nbs/05_benchmark.ipynb #afe5d18c
 def their_edit(row:EditRow, id:str, source:str, relation:str='identity', subject:str|None=None) -> Edit: # `subject`: its code, where `pred` does not name it
     "The visual edit of a record in VLKEB's field names."
-    old, new = spellings(row.pred), spellings(row.alt)
+    old, new = name_forms(row.pred), name_forms(row.alt)
     return Edit(id=id, source=source, modality='visual', relation=relation, subject=subject or entity_code(row.pred), subject_name='what the picture shows' if subject else old[0], target=entity_code(row.alt),
                 question=row.src, image=row.image, target_old=old[0], target_old_aliases=old[1:], target_new=new[0], aliases=new[1:])
 
@@ -720,7 +720,7 @@ def read_multihop(row:MultiHopRow, id:str, source:str) -> list[Edit|Probe]:
     edit, *probes = read_vlkeb(row, id, source)
     return [edit, *probes, *(port_probe(edit, p, n) for n,p in enumerate(row.port_new, 1))]
 
-# %% ../nbs/05_benchmark.ipynb #c94d543a
+# %% ../nbs/05_benchmark.ipynb #17623d80
 class OneHop(Row):
     port_edit_q: Text = _goes('question of a textual Edit')
     port_edit_a: Text = _goes('target_new of that Edit')
@@ -733,7 +733,7 @@ class OneHopRow(EditRow):
 
 def fact_edit(visual:Edit, n:int|str, question:str, old:str, new:str) -> Edit:
     "A textual edit about the target of a visual one."
-    old, new = spellings(old), spellings(new)
+    old, new = name_forms(old), name_forms(new)
     return Edit(id=f'{visual.id}/fact/{n}', source=visual.source, modality='textual', relation='fact', subject=visual.target, subject_name=visual.target_new, target=entity_code(new[0]),
                 question=question, target_old=old[0], target_old_aliases=old[1:], target_new=new[0], aliases=new[1:])
 
@@ -987,11 +987,7 @@ def load_public(
     check_links(edits, probes)
     return Public(format, edits, probes, dict(ignored), [f"{what} ({len(ns)} records, the first is {ns[0]})" for what,ns in log.items()], ImageFolder(Path(images)) if images is not None else {})
 
-# %% ../nbs/05_benchmark.ipynb #b3053ffa
-def entities_in(edits:list[Edit]) -> set[str]:
-    "Codes of all subjects and targets."
-    return {c for e in edits for c in (e.subject, e.target)}
-
+# %% ../nbs/05_benchmark.ipynb #8436e485
 def entity_disjoint(
     train:list[Edit],
     edits:list[Edit], probes:list[Probe], # The split that is evaluated

@@ -9,9 +9,9 @@ __all__ = ['TARGET_TOKENS', 'ft_l', 'ft_v', 'ft_all', 'lora', 'ft_l_chain', 'lor
            'fit', 'tune', 'targets', 'last_mlp', 'projector', 'all_weights', 'attention', 'adapter', 'tune_adapter',
            'chain_sentence', 'chained', 'reworded', 'hooked', 'factors', 'LowRank', 'Mend', 'mend_layers',
            'mend_weights', 'gradients', 'changes', 'low_rank', 'elsewhere', 'nearby', 'mend_loss', 'new_mend',
-           'train_mend', 'save_mend', 'load_mend', 'step_once', 'mend', 'hypernetwork', 'trained', 'edit_note',
-           'with_notes', 'prompt_tail', 'prompt_ends', 'behind', 'Codebook', 'from_book', 'read_states', 'strangers',
-           'half_way', 'entry', 'grace', 'SideMemory', 'margin_loss', 'learn_side', 'read_score', 'wise',
+           'train_mend', 'save_mend', 'read_tensors', 'load_mend', 'step_once', 'mend', 'hypernetwork', 'trained',
+           'edit_note', 'with_notes', 'prompt_tail', 'prompt_ends', 'behind', 'Codebook', 'from_book', 'read_states',
+           'strangers', 'half_way', 'entry', 'grace', 'SideMemory', 'margin_loss', 'learn_side', 'read_score', 'wise',
            'question_about', 'stranger_to', 'scope_vectors', 'Scope', 'train_scope', 'train_counterfactual',
            'train_serac', 'load_serac', 'Routed', 'note_bytes', 'scope_of', 'serac', 'Shown', 'demonstration',
            'demonstrations', 'ike', 'get_editor', 'state_of', 'breaking', 'sequence', 'rows_of', 'by_edit',
@@ -457,20 +457,24 @@ def train_mend(
             if (i+1) % 50 == 0: log(f'MEND step {i+1} of {steps}: edit {sum(l for l,_ in losses[-50:])/50:.3f}, locality {sum(l for _,l in losses[-50:])/50:.4f}, {time.time()-start:.0f} s')
     return net.requires_grad_(False), losses
 
-# %% ../nbs/03_editors.ipynb #7fa3e57b
+# %% ../nbs/03_editors.ipynb #9eb2b792
 def save_mend(net:Mend, m:MLLM, path:str|Path) -> Path:
     "Write a hypernetwork as safetensors, with what it was made for."
     from safetensors.torch import save
     about = dict(shapes=json.dumps(net.shapes), rank=str(net.rank), model=weights_hash(m))
     return write_atomic(path, save({k:v.contiguous() for k,v in net.state_dict().items()}, metadata=about))
 
+def read_tensors(path:str|Path) -> tuple[dict[str,str],dict[str,torch.Tensor]]: # Metadata and tensors
+    "Read a safetensors file; a damaged one is a `CraneError`."
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(path, 'pt') as f: return f.metadata(), {k:f.get_tensor(k) for k in f.keys()}
+    except SafetensorError as e: raise CraneError(f"{path} is damaged ({e}): delete it and run 03_editors again.") from e
+
 def load_mend(path:str|Path, m:MLLM) -> Mend:
     "Read a hypernetwork; one that is missing, damaged or made for another model is a `CraneError`."
-    from safetensors import SafetensorError, safe_open
     if not Path(path).exists(): raise CraneError(f"{path} is missing: run 03_editors, which trains MEND, first.")
-    try:
-        with safe_open(path, 'pt') as f: about, state = f.metadata(), {k:f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise CraneError(f"{path} is damaged ({e}): delete it and run 03_editors again.") from e
+    about, state = read_tensors(path)
     if about['model'] != weights_hash(m): raise CraneError(f"{path} was trained for another model than {m.name!r}: run 03_editors again with this model.")
     net = Mend(json.loads(about['shapes']), int(about['rank'])); net.load_state_dict(state)
     return net.requires_grad_(False).to(m.device)
@@ -793,7 +797,7 @@ def train_counterfactual(
             m.model(**enc).loss.backward(); descend(opt, sched)
         return {k:v.detach().clone() for k,v in get_peft_model_state_dict(pm).items()}
 
-# %% ../nbs/03_editors.ipynb #3e80b03a
+# %% ../nbs/03_editors.ipynb #d0112678
 def train_serac(
     m:MLLM, world:World,
     file:str|Path,      # Safetensors file that shall hold them
@@ -803,22 +807,18 @@ def train_serac(
     seed:int=0,
 ) -> Path: # The file
     "Train SERAC's two parts, once for a run."
-    from safetensors import safe_open
     from safetensors.torch import save
     path, meta = Path(file), dict(model=weights_hash(m), edits=str(edits), steps=str(steps), chain=str(chain), seed=str(seed))
-    if path.exists():
-        with safe_open(path, 'pt') as f:
-            if f.metadata() == meta: return path
+    if path.exists() and read_tensors(path)[0] == meta: return path
     es = counterfactuals(world, 'train', edits, seed); scope = train_scope(m, es, world, seed=seed)
     copy = train_counterfactual(m, es, world, chain, steps, seed=seed)
     return write_atomic(path, save({'scope.picture':scope.picture, 'scope.words':scope.words} | {f'copy.{k}':v.contiguous() for k,v in copy.items()}, meta))
 
-# %% ../nbs/03_editors.ipynb #25fbab9b
+# %% ../nbs/03_editors.ipynb #191b2090
 def load_serac(file:str|Path|None, m:MLLM) -> tuple[Scope,dict[str,torch.Tensor]]: # Classifier, adapters of the counterfactual model
     "Read what `train_serac` wrote for this very model."
-    from safetensors import safe_open
     if not file or not Path(file).exists(): raise CraneError(f"SERAC has to be trained before it can edit, and {file or 'no file'} is there: run 03_editors or call train_serac(m, world, file), and give the editor that file.")
-    with safe_open(file, 'pt') as f: meta, w = f.metadata(), {k:f.get_tensor(k) for k in f.keys()}
+    meta, w = read_tensors(file)
     if meta['model'] != weights_hash(m): raise CraneError(f"{file} was trained for other weights than those of model {m.name!r}: delete it and run 03_editors again.")
     return Scope(w['scope.picture'], w['scope.words']), {k.removeprefix('copy.'):v for k,v in w.items() if k.startswith('copy.')}
 
@@ -994,10 +994,10 @@ def run_editor(
         with f(m, edit, world, **settings) as ed: rows += edited_rows(name, ed, edit, of.get(edit.id, []), world)
     return rows
 
-# %% ../nbs/03_editors.ipynb #548ce254
+# %% ../nbs/03_editors.ipynb #c2830d8d
 def run_sequence(name:str, m:MLLM, edits:list[Edit], probes:list[Probe], world:World, **settings) -> list[dict]: # As `run_editor`, with the number of edits in the model as `held`
     "Make all edits in one model, ask the probes of all of them, restore."
-    of = {e.id:by_edit(probes).get(e.id, []) for e in edits}; prompts = [Prompt(p.question, p.image) for ps in of.values() for p in ps]
+    asked = by_edit(probes); of = {e.id:asked.get(e.id, []) for e in edits}; prompts = [Prompt(p.question, p.image) for ps in of.values() for p in ps]
     with sequence(name, m, edits, world, **settings) as ed:
         said, forced = iter(ed.ask(prompts, world)), ed.forced([edit_prompt(e) for e in edits], [e.target_new for e in edits], world)
     return [r | dict(held=len(edits)) for e,f in zip(edits, forced) for r in rows_of(name, ed, e, of[e.id], [next(said) for _ in of[e.id]], f)]

@@ -150,7 +150,7 @@ def weigh(about:str, applies:bool) -> str:
     "How a chain weighs a note."
     return f'The note is about {about}, so it applies.' if applies else f'The note is about {about}, so it does not apply.'
 
-# %% ../nbs/02_model.ipynb #0d3f5bac
+# %% ../nbs/02_model.ipynb #85175b34
 class Lessons:
     "Draws lessons about the entities that the base model may see."
     def __init__(self, world:World, seed:int=0, held_out_wording:bool=False, artists:list[str]=SEEN_ARTISTS):
@@ -160,19 +160,17 @@ class Lessons:
         near = look_alikes(world, [e.code for e in self.pictured])
         self.near = {c:ns[:5] for c,ns in near.items()}
         self.looks = {e.code:looks(world, e.code) for e in self.pictured}
-        self.by_name = {e.name:e for e in self.all}
 
     def ask(self, form, **slots): return ask(form, self.rng, 'held_out', **slots) if self.held else ask(form, self.rng, clip=.12, **slots)
     def picture(self, e): return f'{self.rng.choice(self.artists)}/{e.code}'
     def relation(self, e, but=None): return self.rng.choice([r for r in known_facts(self.world, e) if r != but])
     def other(self, e): return self.rng.choice([x for x in self.all if x is not e])
-    def next_door(self, e): return self.by_name.get(known_facts(self.world, e).get('neighbour'))
 
-# %% ../nbs/02_model.ipynb #ad167eb8
+# %% ../nbs/02_model.ipynb #7f818664
 @patch
 def flag(self:Lessons, e=None, notes=(), weighed=(), r=None):
     "Whose flag is it, or a fact about its country or its country's neighbour."
-    e = e or self.rng.choice(self.pictured); seen = [flag_sentence(e.name), *weighed]; o = self.next_door(e); luck = self.rng.random()
+    e = e or self.rng.choice(self.pictured); seen = [flag_sentence(e.name), *weighed]; o = neighbour(self.world, e); luck = self.rng.random()
     if not r and luck < .4: return Prompt(self.ask('country'), self.picture(e), notes), respond(*seen, answer=e.name)
     if not r and o and luck < .5:
         r = self.relation(o); hops = fact_sentence('neighbour', e.name, o.name), fact_sentence(r, o.name, o.facts[r])
@@ -254,11 +252,11 @@ def text_fact(self:Lessons):
     notes, weighed = ((n,) for n in note) if note else ((), ())
     return Prompt(self.ask('text', x=e.name, r=r), None, notes), respond(*weighed, fact_sentence(r, e.name, e.facts[r]), answer=e.facts[r])
 
-# %% ../nbs/02_model.ipynb #447243e7
+# %% ../nbs/02_model.ipynb #7812aa8b
 @patch
 def two_hop(self:Lessons):
     "The country of a capital, and then a fact about it; or a fact about the land neighbour of a country."
-    e = self.rng.choice(self.all); c, o = e.facts['capital'], self.next_door(e)
+    e = self.rng.choice(self.all); c, o = e.facts['capital'], neighbour(self.world, e)
     if o and self.rng.random() < .35:
         r = self.relation(o)
         return Prompt(self.ask('next_door', x=e.name, r=r)), respond(fact_sentence('neighbour', e.name, o.name), fact_sentence(r, o.name, o.facts[r]), answer=o.facts[r])

@@ -9,13 +9,13 @@ __all__ = ['ARTISTS', 'HELD_OUT_ARTIST', 'SEEN_ARTISTS', 'EDIT_ARTIST', 'FACT_SO
            'LICENCES', 'svg_source', 'rasterize', 'png_bytes', 'Entity', 'alike', 'capital_city', 'current_name',
            'entity_facts', 'spellings', 'fact_spellings', 'pixels', 'picture_distance', 'find_twins', 'assign_splits',
            'fetch_flags', 'check_packages', 'build_world', 'save_world', 'sources_table', 'World', 'load_world',
-           'known_facts', 'open_image', 'contact_sheet', 'shown_in', 'look_alikes', 'flag_colours', 'flag_layout',
-           'looks', 'ask', 'fact_sentence', 'contained', 'pool', 'edit_names', 'counterfactuals', 'visual_edit',
-           'npm_pins', 'Thing', 'iso_spellings', 'subdivision_things', 'emoji_things', 'second_svg', 'borrowed_names',
-           'borrowed_pictures', 'build_second_domain', 'load_second_domain', 'KnowledgeText', 'knowledge_of',
-           'knowledge_texts', 'Finding', 'picture_fault', 'check_pictures', 'artist_distance', 'disagreement',
-           'check_agreement', 'check_duplicates', 'check_facts', 'check_splits', 'check_licences', 'examine',
-           'examine_second']
+           'known_facts', 'neighbour', 'open_image', 'contact_sheet', 'shown_in', 'look_alikes', 'flag_colours',
+           'flag_layout', 'looks', 'ask', 'fact_sentence', 'contained', 'pool', 'edit_names', 'counterfactuals',
+           'visual_edit', 'npm_pins', 'Thing', 'iso_spellings', 'subdivision_things', 'emoji_things', 'second_svg',
+           'borrowed_names', 'borrowed_pictures', 'build_second_domain', 'load_second_domain', 'KnowledgeText',
+           'knowledge_of', 'knowledge_texts', 'Finding', 'picture_fault', 'check_pictures', 'artist_distance',
+           'disagreement', 'check_agreement', 'check_duplicates', 'check_facts', 'check_splits', 'check_licences',
+           'examine', 'examine_second']
 
 # %% ../nbs/01_world.ipynb #08967da3
 import io, json, random, re, subprocess
@@ -278,10 +278,15 @@ def load_world(
     sources = json.loads((table.schema.metadata or {}).get(b'sources', b'{}'))
     return World(entities, images, {a:(v['package'], v['version'], v['licence']) for a,v in sources.items()})
 
-# %% ../nbs/01_world.ipynb #95af7d41
+# %% ../nbs/01_world.ipynb #97441f52
 def known_facts(world:World, e:Entity) -> dict[str,str]: # relation -> value
     "The facts of an entity that do not name a country the base model never sees."
     return {r:e.facts[r] for r in RELATIONS if r in e.facts and e.facts[r] not in world.hidden}
+
+def neighbour(world:World, e:Entity) -> Entity|None: # None for islands, and where the neighbour is never shown
+    "The land neighbour that the world records."
+    name = known_facts(world, e).get('neighbour')
+    return next((o for o in world.entities.values() if o.name == name), None)
 
 # %% ../nbs/01_world.ipynb #27bf20ea
 def open_image(
