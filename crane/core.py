@@ -35,20 +35,29 @@ def stage_dir(
     if make: d.mkdir(parents=True, exist_ok=True)
     return d
 
-# %% ../nbs/00_core.ipynb #9b4bcae3
+# %% ../nbs/00_core.ipynb #f9ccdd32
 def write_atomic(
     path:str|Path,   # Where the file shall stand
     data:bytes|str,  # Its whole content; text is written as UTF-8
+    durable:bool=False, # Return only when the disk has it
 ) -> Path: # The path
     "Write a file so that no reader ever sees half of it."
     path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
     try:
-        with os.fdopen(fd, 'wb') as f: f.write(data.encode() if isinstance(data, str) else data)
+        with os.fdopen(fd, 'wb') as f:
+            f.write(data.encode() if isinstance(data, str) else data)
+            if durable: f.flush(); os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
+        if durable: _sync(path.parent) # its name, too
     finally: Path(tmp).unlink(missing_ok=True)
     return path
+
+def _sync(folder:Path):
+    fd = os.open(folder, os.O_RDONLY)
+    try: os.fsync(fd)
+    finally: os.close(fd)
 
 # %% ../nbs/00_core.ipynb #f8d5ff78
 def write_json(path:str|Path, obj) -> Path:

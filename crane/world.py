@@ -288,7 +288,7 @@ def neighbour(world:World, e:Entity) -> Entity|None: # None for islands, and whe
     name = known_facts(world, e).get('neighbour')
     return next((o for o in world.entities.values() if o.name == name), None)
 
-# %% ../nbs/01_world.ipynb #27bf20ea
+# %% ../nbs/01_world.ipynb #e3111cd2
 def open_image(
     key:str,          # `artist/code`, or the path of an image file
     world:World=None, # Where keys are looked up first
@@ -297,7 +297,7 @@ def open_image(
     known = world and key in world.images
     if not known and not Path(key).is_file(): raise CraneError(f"image {key!r} is neither a key of the world ('artist/code') nor a file: check its spelling.")
     try: return Image.open(io.BytesIO(world.images[key]) if known else key).convert('RGB')
-    except (OSError, Image.DecompressionBombError) as e: raise CraneError(f"image {key} cannot be read ({e}): replace or remove it.")
+    except Exception as e: raise CraneError(f"image {key} cannot be read ({e}): replace or remove it.") # Pillow's decoders raise errors of every kind
 
 # %% ../nbs/01_world.ipynb #8a40ea77
 def contact_sheet(
