@@ -6,8 +6,8 @@
 __all__ = ['KINDS', 'METHODS', 'T1_METRICS', 'KIND_COLORS', 'COLORS', 'STYLE', 'MODES', 'WEIGHT', 'BASELINES', 'CHAINS',
            'SHALLOW', 'CLAIMS', 'check_results', 'save_figure', 'rows_of', 'get', 'percent', 'table_t1', 'save_table',
            'markdown', 'latex', 'table_t0', 'table_modes', 'table_controls', 'table_sequence', 'controls_in_words',
-           'table_costs', 'wrap', 'gallery', 'gallery_row', 'figure_f3', 'figure_f6', 'figure_f7', 'figure_f4', 'above',
-           'ledger']
+           'table_costs', 'wrap', 'gallery', 'gallery_row', 'figure_f3', 'figure_f6', 'figure_f7', 'figure_f4',
+           'name_of', 'table_recall', 'table_passing', 'table_growth', 'figure_f5', 'draw_growth', 'above', 'ledger']
 
 # %% ../nbs/10_report.ipynb #22d2109d
 import io
@@ -203,6 +203,54 @@ def figure_f4(log:list[dict], window:int=10):
     axs[1].set(xlabel='GRPO step', ylabel='weighted part'); axs[1].legend(fontsize=6.5, frameon=False)
     fig.tight_layout()
     return fig
+
+# %% ../nbs/10_report.ipynb #214e5171
+def name_of(split:dict) -> str:
+    "Kind of probe and tag, for a table."
+    return ', '.join(filter(None, (split['probe'].replace('_', ' '), split['tag'])))
+
+def table_recall(res:list[dict]) -> pd.DataFrame: # Probes by encoder and rank
+    "T8: recall in a library of all test edits, without thresholds."
+    rows = rows_of(res, 'T8'); one = {(name_of(r['split']), r['method'], r['metric']):r for r in rows}
+    names, cols = list(dict.fromkeys(k for k,_,_ in one)), list(dict.fromkeys((m, k) for _,m,k in one))
+    cells = [[percent(one[n, *c]) for c in cols]+[one[n, *cols[0]]['n']] for n in names]
+    return pd.DataFrame(cells, index=pd.Index(names, name='probe'), columns=[*(f'{k}, {m}' for m,k in cols), 'n'])
+
+def table_passing(res:list[dict]) -> pd.DataFrame: # Probes by what the library holds
+    "T8a: what the thresholds let through."
+    rows = [r for r in rows_of(res, 'T8a') if r['split']]; one = {(name_of(r['split']), r['method']):r for r in rows}
+    cols = list(dict.fromkeys(m for _,m in one)); names = list(dict.fromkeys((name_of(r['split']), r['metric']) for r in rows))
+    return pd.DataFrame([[metric, *(percent(one[n, c]) for c in cols), one[n, cols[0]]['n']] for n,metric in names], index=pd.Index([n for n,_ in names], name='probe'), columns=['', *cols, 'n'])
+
+# %% ../nbs/10_report.ipynb #52de6612
+def table_growth(res:list[dict]) -> pd.DataFrame: # Method and size by metrics
+    "T4n: a library that grows."
+    rows = rows_of(res, 'T4n'); cells = {}
+    for r in rows: cells.setdefault(f"{r['method']}, N={r['split']['N']}", {})[r['metric']] = percent(r)
+    return pd.DataFrame.from_dict(cells, orient='index').rename_axis('method')
+
+# %% ../nbs/10_report.ipynb #5802041f
+def figure_f5(curves:dict, res:list[dict]):
+    "F5: scores in and out of scope, ROC, risk by coverage, and growth with N."
+    fig, axs = plt.subplots(2, 2, figsize=(7.4, 5)); (hist, roc), (risk, growth) = axs; first = curves['edits']; bins = [x/40 for x in range(-10, 41)]
+    for k,color in (('in scope','#0072B2'), ('out of scope','#D55E00')): hist.hist([x for x in first['scores'][k] if x >= -1], bins=bins, alpha=.6, color=color, label=k, weights=[1/len(first['scores'][k])]*sum(x >= -1 for x in first['scores'][k]))
+    hist.axvline(first['threshold'], color='k', ls=':', lw=1); hist.set(xlabel='similarity of the nearest edit', ylabel='share of picture probes'); hist.legend(frameon=False, fontsize=7)
+    for (name,c),ls,color in zip(curves.items(), ('-','--'), ('#0072B2','#009E73')):
+        at = min((x for x in c['roc'] if x['threshold'] >= c['threshold']), key=lambda x: x['threshold'])
+        roc.plot([100*x['fpr'] for x in c['roc']], [100*x['recall'] for x in c['roc']], ls=ls, color=color, label=name); roc.plot(100*at['fpr'], 100*at['recall'], 'o', color=color)
+        risk.plot([100*x['coverage'] for x in c['risk']], [100*x['risk'] for x in c['risk']], ls=ls, color=color, label=name)
+    roc.set(xlabel='strangers that find an edit, %', ylabel='recall, %', xlim=(-1, 40), ylim=(50, 101)); roc.legend(frameon=False, fontsize=7, loc='lower right')
+    risk.set(xlabel='questions that find an edit, %', ylabel='of these, wrong edits, %', ylim=(-1, 50)); risk.legend(frameon=False, fontsize=7)
+    draw_growth(growth, rows_of(res, 'T4n')); fig.tight_layout()
+    return fig
+
+def draw_growth(ax, rows:list[dict]):
+    "Recall, GS and Edit Independence by library size; dashed: with what stays."
+    for (metric,color) in (('recall','#000000'), ('GS','#0072B2'), ('image EI','#D55E00'), ('text EI','#E69F00')):
+        for method,ls in zip(dict.fromkeys(r['method'] for r in rows), ('-','--')):
+            mine = [r for r in rows if (r['metric'], r['method']) == (metric, method)]
+            ax.plot([r['split']['N'] for r in mine], [100*r['value'] for r in mine], ls=ls, marker='o', ms=3, color=color, label=metric if ls == '-' else None)
+    ax.set(xscale='log', xlabel='edits in the library, N', ylabel='%', ylim=(None, 101)); ax.legend(frameon=False, fontsize=7)
 
 # %% ../nbs/10_report.ipynb #c0572b5b
 WEIGHT, BASELINES, CHAINS = KINDS['weights'], KINDS['weights']+KINDS['memory']+KINDS['prompt'], KINDS['chain controls']
