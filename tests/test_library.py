@@ -5,7 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import psutil, pytest
+import psutil, pytest, torch
 from hypothesis import HealthCheck, example, given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 from PIL import Image
@@ -129,7 +129,7 @@ def write_till(folder, log, pictures, changes, at):
     retrieval.COMPACT_AFTER, say, touches = 3, speaker(log), [0]
     lib = DualLibrary(Fake(), folder=folder)
     def touch(event, args):
-        if event not in ('open', 'os.rename', 'os.remove', 'os.mkdir', 'os.chmod') or not any(str(folder) in str(a) for a in args): return
+        if event not in ('open', 'os.rename', 'os.remove', 'os.mkdir', 'os.chmod') or str(folder) not in str(args[0]) or event == 'open' and not args[2] & (os.O_WRONLY|os.O_RDWR): return # reading leaves no trace
         touches[0] += 1
         if touches[0] == at: os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(touch)
@@ -459,7 +459,7 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(fork, tmp_path, monkeypat
 def test_a_writer_may_die_before_any_touch_of_the_folder(fork, tmp_path, monkeypatch):
     "The kill falls before the first opened, renamed or removed file, before the second, and so on; in the middle of putting revisions together, too."
     monkeypatch.setattr(retrieval, 'COMPACT_AFTER', 3)
-    changes = [dict(add=[['v1', 'a'], ['t1', 'b'], ['v2', 'c']]), dict(remove=['t1']), dict(add=[['v1', 'new']]), dict(add=[['t2', 'd']])]
+    changes = [dict(add=[['v1', 'a'], ['t1', 'b'], ['v2', 'c']]), dict(remove=['t1']), dict(add=[['v1', 'new']])]
     first = DualLibrary(Fake(), folder=tmp_path/'first'); held = {}
     for i in range(3): first.add(edits_of(c := dict(add=[[f't{i}', 'old'], [f'v{i}', 'old']]), tmp_path/'p')); held = made(held, c)
     for at in range(1, 999):
@@ -468,7 +468,7 @@ def test_a_writer_may_die_before_any_touch_of_the_folder(fork, tmp_path, monkeyp
         after_kill(f, log, held, 3, tmp_path/'p', at)
         if p.exitcode == 0: break
         assert p.exitcode == -signal.SIGKILL
-    assert lines(log).count('done') == 4 and at > 30
+    assert lines(log).count('done') == 3 and at > 20
 
 
 # --- several at once ------------------------------------------------------------------------------
@@ -591,6 +591,15 @@ def test_revisions_that_do_not_belong_are_noticed(box, tmp_path, monkeypatch):
         for b in [*names, '0000000008.safetensors', '0000000009.safetensors']: assert a == b or refused(box, **{b: box.files[a]}), (a, b)
 
 
+@pytest.mark.parametrize('number', [7, 8, 9, 12])
+def test_another_library_put_together_does_not_take_this_ones_place(box, tmp_path, monkeypatch, number):
+    other = DualLibrary(Fake(), folder=tmp_path)
+    for i in range(number): other.add([textual(f'o{i}', f'Other {i}')])
+    monkeypatch.setattr(retrieval, 'COMPACT_AFTER', number)
+    with other.writing(): pass
+    name, = revisions(tmp_path); assert name == f'{number:010}.safetensors' and refused(box, **{name: (tmp_path/name).read_bytes()})
+
+
 def test_foreign_files_are_named_or_left_alone(box):
     from safetensors.numpy import save
     foreign = {'text': b'hello', 'empty': b'', 'json': b'{}', 'weights': save({'w': np.ones(3, np.float32)}), 'like ours': save({'w': np.ones(3)}, metadata=dict(format=FORMAT)),
@@ -692,7 +701,10 @@ def world(): return load_world()
 
 
 @pytest.fixture(scope='module')
-def m(): return load_mllm('pocket')
+def m():
+    n = torch.get_num_threads(); torch.set_num_threads(1)
+    yield load_mllm('pocket')
+    torch.set_num_threads(n)
 
 
 @pytest.fixture(scope='module')
