@@ -297,11 +297,11 @@ def read_revision(path:Path): # Fields, checksum, and `part(name)`, which gives 
     if os.fstat(file.fileno()).st_size < KEPT_OPEN: parts = {k:p[:] for k,p in parts.items()}; file.close()
     return info, recorded, parts.__getitem__
 
-# %% ../nbs/06_retrieval.ipynb #98ffd848
+# %% ../nbs/06_retrieval.ipynb #2160e1b2
 class Records:
     "The records of one revision."
     def __init__(self, part:Callable): # `part(name)` gives something that can be cut
-        self.text, self.ends = part('records'), part('ends')
+        self.text, self.ends = part('records'), part('ends')[:]
 
     def __getitem__(self, i:int) -> dict:
         a, b = self.ends[i:i+2]
@@ -650,17 +650,18 @@ def named_nominees(self:DualLibrary, question:str, query:np.ndarray, rows:np.nda
     named = lib.naming(question); rows, scores = np.concatenate([rows[free], named]), np.concatenate([scores[free], lib.exact(query, named)])
     order = np.lexsort((lib.ids[rows], -scores)); return rows[order], scores[order], all
 
-# %% ../nbs/06_retrieval.ipynb #05de042d
+# %% ../nbs/06_retrieval.ipynb #5f1fd520
 @patch
-def walk(self:DualLibrary, p:Prompt, rows:np.ndarray, scores:np.ndarray, k:int, skip:Callable) -> list[Hit]:
+def walk(self:DualLibrary, p:Prompt, rows:np.ndarray, scores:np.ndarray, k:int, skip:Callable|None) -> list[Hit]:
     "The first `k` nominees that a prompt may meet, one for each fact."
     modality, by = query_of(p)[0], 'picture' if p.image else 'words'; lib, found = getattr(self, modality), {}
+    skips = lambda r: skip is not None and skip(self.edit(modality, int(r))) # without a `skip` no record is read for it
     for row,score in zip(rows.tolist(), scores.tolist()):
         if len(found) >= k and round(score, 6) < round(last, 6): break # ties with the k-th are kept for their ids
-        if int(lib.facts[row]) in found or skip(self.edit(modality, row)) or not asks_for(self.edit(modality, row), p.question): continue
-        later = [r for r in lib.same_fact(row) if r > row and not skip(self.edit(modality, int(r)))] if lib.old[row] else []
+        if int(lib.facts[row]) in found or skips(row) or not asks_for(self.edit(modality, row), p.question): continue
+        later = [r for r in lib.same_fact(row) if r > row and not skips(r)] if lib.old[row] else []
         found[int(lib.facts[row])], last = (int(later[-1]) if later else row, score), score
-    rival = lambda row: next((s for r,s in zip(rows.tolist(), scores.tolist()) if lib.subjects[r] != lib.subjects[row] and not skip(self.edit(modality, r))), None)
+    rival = lambda row: next((s for r,s in zip(rows.tolist(), scores.tolist()) if lib.subjects[r] != lib.subjects[row] and not skips(r)), None)
     hits = [Hit(self.edit(modality, r), round(s, 6), by, None if (o := rival(r)) is None else round(s-o, 6)) for r,s in found.values()]
     tied = Counter(h.score for h in hits)
     return sorted(hits, key=lambda h: (-h.score, tied[h.score] > 1 and not changes(h.edit), h.edit.id))[:k]
@@ -676,7 +677,7 @@ def nearest(self:DualLibrary,
     res, todo, wide = [None]*len(prompts), list(range(len(prompts))), k+8
     while todo:
         for i,(rows,scores,all) in zip(todo, self.nominees([prompts[i] for i in todo], wide)):
-            hits = self.walk(prompts[i], rows, scores, k, lambda e, i=i: skip(i, e))
+            hits = self.walk(prompts[i], rows, scores, k, None if skip is NEVER else lambda e, i=i: skip(i, e))
             low = len(scores) and scores[-1] < least.get(query_of(prompts[i])[0], -2)
             if all or (low or len(hits) >= k) and (not hits or hits[-1].margin is not None): res[i] = hits
         todo, wide = [i for i in todo if res[i] is None], 8*wide

@@ -118,8 +118,8 @@ def write(folder, log, pictures, seed):
     "Change a library until killed; the log says what is begun and what is done."
     retrieval.COMPACT_AFTER, rng, say = 5, random.Random(seed), speaker(log)
     lib = DualLibrary(Fake(), folder=folder); held = {x.edit.id: x.edit.target_new for x in lib.entries()}
-    say('ready')
-    while True:
+    say('ready'); parent = os.getppid()
+    while os.getppid() == parent:
         change = some_change(rng, held, pictures); say(json.dumps(change))
         make(lib, change, pictures); say('done'); held = made(held, change)
 
@@ -140,7 +140,7 @@ def after_kill(folder, log, held, number, pictures, n):
     "Open what a killed writer left, and say what is there: all that was done, and perhaps what was begun."
     said = [l for l in lines(log) if l != 'ready']; begun = [json.loads(l) for l in said if l != 'done']; done = said.count('done')
     for c in begun[:done]: held = made(held, c)
-    half = any(Path(folder).glob('.*.safetensors.*')) or any(Path(folder).glob('pictures/.*')) or len({p for p in revisions(folder)}) > 6
+    half = any(Path(folder).glob('.*.safetensors.*')) or any(Path(folder).glob('pictures/.*')) or len(revisions(folder)) > 6
     lib = DualLibrary(Fake(), folder=folder); there = {x.edit.id: x.edit.target_new for x in lib.entries()}
     possible = [(held, number+done)]+[(made(held, c), number+done+1) for c in begun[done:]]
     assert len(possible) <= 2 and (there, lib.number) in possible
@@ -484,14 +484,14 @@ def add_in_turn(folder, log, pictures, name, n, size, most):
 def read_in_turn(folder, log, pictures, n):
     "Read until all is there; every state must be one that the writer had."
     try:
-        say, lib, last, states = speaker(log), DualLibrary(Fake(), folder=folder), 0, 0
-        while last < n:
+        say, lib, last, states, end = speaker(log), DualLibrary(Fake(), folder=folder), 0, 0, time.time()+80
+        while last < n and time.time() < end:
             lib = DualLibrary(Fake(), folder=folder) if states % 2 else lib
             number, there = lib.refresh(), lib.entries(); assert len(there) >= last and number == lib.number == len(there), (number, len(there), last)
             assert [(x.edit.id, x.revision) for x in there] == [(f'w{i}', i+1) for i in range(number)]
             for x in there[-3:]: assert lib.nearest([own_prompt(x.edit)])[0][0].edit.id == x.edit.id and lib.nearest([own_prompt(x.edit)])[0][0].score == 1
             states += len(there) > last; last = len(there)
-        say('end')
+        say('end' if last == n else f'{last} of {n}')
     except BaseException: speaker(log)(json.dumps(traceback.format_exc())); raise
 
 
