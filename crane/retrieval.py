@@ -506,7 +506,7 @@ def commit(self:DualLibrary, op:str, arrays:dict[str,np.ndarray]):
     if not self.folder: return self.apply(info, checksum(info, []), arrays.__getitem__)
     write_revision(self.folder, info, arrays); self.apply(*read_revision(revision_path(self.folder, self.number+1)))
 
-# %% ../nbs/06_retrieval.ipynb #92f45daf
+# %% ../nbs/06_retrieval.ipynb #d98341e2
 def subject_key(edit:Edit) -> int:
     "Hash of what an edit is about: the name that a text must hold, or the entity that a picture shows; 0 if there is none."
     name = edit.subject if edit.modality == 'visual' else normalize(edit.subject_name)
@@ -538,7 +538,7 @@ def add(self:DualLibrary, edits:list[Edit], source:str='') -> list[Contradiction
 def edit_picture(edit:Edit, world:World=None) -> bytes|None: # The picture's file
     "Look at what an edit is found by; whatever is wrong with it is a `CraneError` that names edit and field."
     wrong = lambda field, why: CraneError(f"edit {edit.id!r}, field {field!r}: {why}")
-    if not edit.question.strip() and changes(edit): raise wrong('question', 'it is empty; write the question that the edit answers.')
+    if not edit.question.strip() and (changes(edit) or edit.modality == 'textual'): raise wrong('question', 'it is empty; write the question that the edit answers.')
     if not key_of(edit): raise wrong('image', 'it is empty, and a visual edit is found by it; give a picture.')
     if not edit.image: return
     try: open_image(edit.image, world)
