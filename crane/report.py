@@ -7,7 +7,8 @@ __all__ = ['KINDS', 'METHODS', 'T1_METRICS', 'KIND_COLORS', 'COLORS', 'STYLE', '
            'SHALLOW', 'CLAIMS', 'check_results', 'save_figure', 'rows_of', 'get', 'percent', 'table_t1', 'save_table',
            'markdown', 'latex', 'table_t0', 'table_modes', 'table_controls', 'table_sequence', 'controls_in_words',
            'table_costs', 'wrap', 'gallery', 'gallery_row', 'figure_f3', 'figure_f6', 'figure_f7', 'figure_f4',
-           'name_of', 'table_recall', 'table_passing', 'table_growth', 'figure_f5', 'draw_growth', 'above', 'ledger']
+           'name_of', 'table_recall', 'table_passing', 'table_confusions', 'table_growth', 'figure_f5', 'draw_growth',
+           'above', 'ledger']
 
 # %% ../nbs/10_report.ipynb #22d2109d
 import io
@@ -222,6 +223,12 @@ def table_passing(res:list[dict]) -> pd.DataFrame: # Probes by what the library 
     cols = list(dict.fromkeys(m for _,m in one)); names = list(dict.fromkeys((name_of(r['split']), r['metric']) for r in rows))
     return pd.DataFrame([[metric, *(percent(one[n, c]) for c in cols), one[n, cols[0]]['n']] for n,metric in names], index=pd.Index([n for n,_ in names], name='probe'), columns=['', *cols, 'n'])
 
+# %% ../nbs/10_report.ipynb #2e5b631b
+def table_confusions(pairs:list[dict], n:int=12) -> pd.DataFrame:
+    "T8b: the flags that come nearest to being taken for another, or are."
+    rows = sorted(pairs, key=lambda r: (r['own']-r['score'], r['flag'], r['artist']))[:n]
+    return pd.DataFrame([[r['artist'], f"{r['own']:.3f}", r['rival'], f"{r['score']:.3f}", 'yes' if r['own'] <= r['score'] else ''] for r in rows], index=pd.Index([r['flag'] for r in rows], name='flag'), columns=['drawn by', 'to its own picture', 'nearest other', 'to that', 'confused'])
+
 # %% ../nbs/10_report.ipynb #52de6612
 def table_growth(res:list[dict]) -> pd.DataFrame: # Method and size by metrics
     "T4n: a library that grows."
@@ -229,7 +236,7 @@ def table_growth(res:list[dict]) -> pd.DataFrame: # Method and size by metrics
     for r in rows: cells.setdefault(f"{r['method']}, N={r['split']['N']}", {})[r['metric']] = percent(r)
     return pd.DataFrame.from_dict(cells, orient='index').rename_axis('method')
 
-# %% ../nbs/10_report.ipynb #5802041f
+# %% ../nbs/10_report.ipynb #8567e1c2
 def figure_f5(curves:dict, res:list[dict]):
     "F5: scores in and out of scope, ROC, risk by coverage, and growth with N."
     fig, axs = plt.subplots(2, 2, figsize=(7.4, 5)); (hist, roc), (risk, growth) = axs; first = curves['edits']; bins = [x/40 for x in range(-10, 41)]
@@ -250,7 +257,7 @@ def draw_growth(ax, rows:list[dict]):
         for method,ls in zip(dict.fromkeys(r['method'] for r in rows), ('-','--')):
             mine = [r for r in rows if (r['metric'], r['method']) == (metric, method)]
             ax.plot([r['split']['N'] for r in mine], [100*r['value'] for r in mine], ls=ls, marker='o', ms=3, color=color, label=metric if ls == '-' else None)
-    ax.set(xscale='log', xlabel='edits in the library, N', ylabel='%', ylim=(None, 101)); ax.legend(frameon=False, fontsize=7)
+    ax.set(xscale='log', xlabel='edits in the library, N', ylabel='%', ylim=(None, 101)); ax.legend(frameon=False, fontsize=7, ncols=4, loc='lower center', bbox_to_anchor=(.5, 1))
 
 # %% ../nbs/10_report.ipynb #c0572b5b
 WEIGHT, BASELINES, CHAINS = KINDS['weights'], KINDS['weights']+KINDS['memory']+KINDS['prompt'], KINDS['chain controls']
