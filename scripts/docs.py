@@ -72,7 +72,10 @@ def prepare(nb):
     for c in others:
         code = re.sub(r'^#\| export\n', '', c.source)
         imports_only = all(re.match(r'(from|import) |$', l) for l in code.split('\n'))
-        cells += [c] if code == c.source or imports_only else [mk_cell(f'#| exports\n{p}') for p in pieces(code)]
+        if code != c.source and not imports_only: cells += [mk_cell(f'#| exports\n{p}') for p in pieces(code)]; continue
+        if c.cell_type == 'code' and not imports_only and re.search(r'^\s*(from|import) ', code, re.M):
+            c.source = f'#| eval: false\n{code}'  # nbdev would run an example that imports without what it builds on; its outputs are here already
+        cells.append(c)
     nb.cells = cells
 
 
@@ -82,7 +85,7 @@ def tidy(cell):
     here = f'{cfg.doc_host}{cfg.doc_baseurl}/'  # nbdev links our own names by the site's address; within the site they are relative
     if cell.cell_type == 'markdown': cell.source = relink(cell.source, SITE_LINKS).replace(here, '')
     if cell.cell_type == 'raw': cell.source = re.sub(r'^output-file:.*\n', '', cell.source, flags=re.M)
-    cell.source = re.sub(r'^#\| exports\n', '', cell.source, flags=re.M).replace('#| code-fold: show\n#| code-summary: "Exported source"', '#| code-fold: true\n#| code-summary: "source"')
+    cell.source = re.sub(r'^#\| (exports|eval: false)\n', '', cell.source, flags=re.M).replace('#| code-fold: show\n#| code-summary: "Exported source"', '#| code-fold: true\n#| code-summary: "source"')
     for o in cell.get('outputs', []):
         text = ''.join(o.get('data', {}).get('text/markdown', ''))
         text = re.sub(r'\[source\]\(.*?\)\{.*?\}\n*', '', text).replace('```python\n\n', '```python\n')  # no link to a repository that may not be there

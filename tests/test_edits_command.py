@@ -74,7 +74,8 @@ def test_mistakes_are_one_sentence_and_change_nothing(crane, tmp_path):
 def test_a_stopped_add_leaves_a_whole_library(tmp_path):
     "Ctrl-C while files are added: what was said to be in is in, and nothing is half done."
     files = [write_jsonl(tmp_path/f'{i}.jsonl', [textual(id=f'{i}-{j}', subject=f'Land {i} {j}') for j in range(200)]) for i in range(40)]
-    p = subprocess.Popen([sys.executable, '-c', 'from crane.reproduce import main; main()', 'edits', 'add', *map(str, files), '--library', str(tmp_path/'library')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'PYTHONUNBUFFERED':'1'}, start_new_session=True)
+    p = subprocess.Popen([sys.executable, '-c', 'from crane.reproduce import main; main()', 'edits', 'add', *map(str, files), '--library', str(tmp_path/'library')], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {'PYTHONUNBUFFERED':'1'}, start_new_session=True,
+                         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)) # a test run in the background would hand on that SIGINT is ignored
     said = [p.stdout.readline() for _ in range(2)]; p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)
     done = sum('are in' in l for l in said+out.splitlines())
