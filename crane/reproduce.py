@@ -8,7 +8,7 @@ __all__ = ['SWITCHES', 'app', 'edits_app', 'LIBRARY', 'MODEL', 'unknown', 'parse
            'modules', 'stage_keys', 'finished', 'clock', 'child_memory', 'show_progress', 'watch', 'CountingEngine',
            'failure', 'run_notebook', 'run_lock', 'hardware', 'versions', 'git_state', 'shareable', 'promote',
            'promoted', 'run_all', 'reproduce', 'dry', 'reproduce_command', 'doctor_command', 'main', 'told',
-           'own_encoder', 'add_edits', 'line', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits']
+           'own_encoder', 'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits']
 
 # %% ../nbs/11_reproduce.ipynb #2b8581a7
 import ast, configparser, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, platform, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
@@ -453,7 +453,7 @@ def own_encoder(model:str):
     from crane.world import load_world
     return OwnEncoder(load_mllm(model), load_world())
 
-# %% ../nbs/11_reproduce.ipynb #603a7291
+# %% ../nbs/11_reproduce.ipynb #c3fb15a1
 @edits_app.command('add')
 def add_edits(
     files:list[Path]=typer.Argument(..., help='JSONL files, an edit a line'),
@@ -470,17 +470,13 @@ def add_edits(
             for c in lib.add(es, source or str(f)): print(f'contradiction: {c}')
             print(f'{len(es)} edits of {f} are in; the library holds {len(lib)}')
 
-def line(x) -> str: # of an `Entry`
-    "An edit in one line."
-    return f'{x.edit.id}  {x.edit.modality}  {x.edit.relation} of {x.edit.subject_name}: {x.edit.target_old} → {x.edit.target_new}'
-
 @edits_app.command('list')
 def list_edits(library:Path=LIBRARY):
     "List all edits, oldest first, and their contradictions."
     with told():
-        from crane.retrieval import open_library
+        from crane.retrieval import in_words, open_library
         lib = open_library(library)
-        for x in lib.entries(): print(line(x))
+        for x in lib.entries(): print(f'{x.edit.id}  {x.edit.modality}  {in_words(x.edit)}')
         for c in lib.contradictions(): print(f'contradiction: {c}')
 
 @edits_app.command('show')
@@ -492,7 +488,7 @@ def show_edit(id:str=typer.Argument(..., help='as `list` prints it'), library:Pa
         when = time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(x.at))
         print(json.dumps(dict(edit=x.edit.model_dump(), added=when, source=x.source, revision=x.revision), indent=1, ensure_ascii=False))
 
-# %% ../nbs/11_reproduce.ipynb #9e5002a4
+# %% ../nbs/11_reproduce.ipynb #141cb289
 @edits_app.command('remove')
 def remove_edits(ids:list[str]=typer.Argument(..., help='as `list` prints them'), library:Path=LIBRARY):
     "Take edits out: all that are named or, if one is unknown, none."
@@ -518,12 +514,12 @@ def search_edits(
     "Say which edits a question meets, and why its nearest rivals were found or not."
     with told():
         from crane.model import Prompt
-        from crane.retrieval import chains_of, open_library
+        from crane.retrieval import chains_of, in_words, open_library
         from crane.world import open_image
         encoder = own_encoder(model); lib = open_library(library, encoder); p = Prompt(question, image)
         if image: open_image(image, encoder.world) # a missing one is refused even where no picture is searched
         rivals, hits = lib.explain(p, k), lib.retrieve([p], think=chains_of(encoder.m, encoder.world) if think else None)[0]
         for h in hits:
-            if h.by == 'thought': print(f'found    by thought  {h.edit.id}  {h.edit.relation} of {h.edit.subject_name}: {h.edit.target_old} → {h.edit.target_new}')
+            if h.by == 'thought': print(f'found    by thought  {h.edit.id}  {in_words(h.edit)}')
         for r in rivals: print(f"{'found  ' if r['found'] else '       '}  {r['score']:.4f}  {r['id']}  {r['fact']}: {r['why']}")
         if not hits: print('no edit applies')

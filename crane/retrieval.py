@@ -8,9 +8,9 @@ __all__ = ['KINDS_OF_INDEX', 'FORMAT', 'VERSION', 'COMPACT_AFTER', 'KEPT_OPEN', 
            'Library', 'runs_of_words', 'checksum', 'revision_path', 'revision_numbers', 'write_revision', 'Stored',
            'read_header', 'read_revision', 'Records', 'pack_records', 'Entry', 'Contradiction', 'DualLibrary',
            'file_stamp', 'key_of', 'subject_key', 'fact_key', 'edit_picture', 'Hit', 'query_of', 'asks_for', 'changes',
-           'of_nearest_subject', 'sentences', 'chains_of', 'show_explained', 'not_its_own', 'found', 'recall_rows',
-           'about', 'all_edits', 'scope_scores', 'threshold', 'calibrate', 'roc', 'risk_coverage', 'confusions',
-           'unchanged', 'default_thresholds', 'read_edits', 'open_library', 'retrieval_prompt']
+           'of_nearest_subject', 'sentences', 'chains_of', 'in_words', 'show_explained', 'not_its_own', 'found',
+           'recall_rows', 'about', 'all_edits', 'scope_scores', 'threshold', 'calibrate', 'roc', 'risk_coverage',
+           'confusions', 'unchanged', 'default_thresholds', 'read_edits', 'open_library', 'retrieval_prompt']
 
 # %% ../nbs/06_retrieval.ipynb #df9b6d19
 import fcntl, hashlib, json, math, os, random, re, time, uuid
@@ -190,12 +190,18 @@ def turn(self:Library, rows:np.ndarray, dead:bool):
     self.dead[rows] = dead
     if len(rows): self.refresh_old(self.facts[rows])
 
-# %% ../nbs/06_retrieval.ipynb #f35924b9
+# %% ../nbs/06_retrieval.ipynb #ed71c375
 @patch
 def exact(self:Library, query:np.ndarray, rows:np.ndarray) -> np.ndarray: # (rows,), float64
     "Scores of rows, one pair at a time."
     if not len(rows): return np.zeros(0)
     return (self.index.reconstruct_batch(np.ascontiguousarray(rows, np.int64)).astype(np.float64)*query.astype(np.float64)).sum(1)
+
+@patch
+def ranked(self:Library, rows:np.ndarray, scores:np.ndarray) -> tuple[np.ndarray,np.ndarray]:
+    "Rows and scores, best first."
+    order = np.lexsort((self.ids[rows], -scores))
+    return rows[order], scores[order]
 
 @patch
 def settle(self:Library, query:np.ndarray, scores:np.ndarray, rows:np.ndarray, k:int) -> tuple[np.ndarray,np.ndarray]: # Living rows, and scores, best first
@@ -207,8 +213,7 @@ def settle(self:Library, query:np.ndarray, scores:np.ndarray, rows:np.ndarray, k
         asked = min(4*asked, len(self.dead)); scores, rows = (x[0] for x in self.index.search(query[None], asked))
     rows, scores = rows[alive], scores[alive]
     if self.kind != 'ivfpq': scores = self.exact(query, rows)
-    order = np.lexsort((self.ids[rows], -scores))
-    return rows[order], scores[order]
+    return self.ranked(rows, scores)
 
 @patch
 def nominate(self:Library, queries:np.ndarray, k:int=1) -> list[tuple[np.ndarray,np.ndarray]]: # A pair of rows and scores for each query
@@ -329,7 +334,7 @@ class Contradiction:
 
     def __str__(self): return f"{self.later.id!r} says {self.later.target_new!r} where {self.earlier.id!r} says {self.earlier.target_new!r}: the later one holds"
 
-# %% ../nbs/06_retrieval.ipynb #e9e40787
+# %% ../nbs/06_retrieval.ipynb #4fe61d90
 MODALITIES = ('visual', 'textual')
 
 class DualLibrary:
@@ -341,7 +346,7 @@ class DualLibrary:
         kind:str='flat',                 # `flat` is exact; `hnsw` and `ivfpq` are approximate
     ):
         self.encoder, self.kind, self.folder = encoder, kind, folder and Path(folder)
-        self.given, self.library = thresholds or {}, None # `library`: the mark that all its revisions bear
+        self.given, self.mark = thresholds or {}, None # `mark`: what all its revisions bear
         self.thresholds = dict(visual=-1., textual=-1., margin=0.) | self.given
         self.begin()
         if self.folder: self.folder.mkdir(parents=True, exist_ok=True); self.refresh()
@@ -379,19 +384,19 @@ def _edit(self:DualLibrary, modality:str, row:int) -> Edit:
         raise CraneError(f"{path}, the picture of edit {e.id!r}, is {'damaged' if path.exists() else 'missing'}: restore it from a copy of the library, or remove that edit.")
     return e
 
-# %% ../nbs/06_retrieval.ipynb #09615347
+# %% ../nbs/06_retrieval.ipynb #2d5b3012
 @patch
 def apply(self:DualLibrary, info:dict, sha:str, part:Callable): # `part(name)` gives an array
     "Make the change that a revision records."
     follows, base = info['previous'] == self.sha, info['op'] == 'base'
-    if self.library not in (None, info['library']) or not follows and not (base and not self.number): raise CraneError(f"revision {info['number']} of the library in {self.folder} does not follow the one before it: a file was exchanged or comes from another library; restore the folder from a copy.")
+    if self.mark not in (None, info['library']) or not follows and not (base and not self.number): raise CraneError(f"revision {info['number']} of the library in {self.folder} does not follow the one before it: a file was exchanged or comes from another library; restore the folder from a copy.")
     if base: self.begin(); sha = info['stands_for']
     if info['op'] in ('base', 'add'): self.changes.append((info['number'], self.apply_add(info, part)))
     elif info['op'] == 'remove': self.changes.append((info['number'], self.apply_remove(np.asarray(part('ids')[:]))))
     elif info['op'] == 'undo':
         for modality,(born,died) in self.changes.pop()[1].items(): lib = getattr(self, modality); lib.turn(born, True); lib.turn(died, False)
     if base: self.changes = []
-    self.number, self.sha, self.before, self.recorded, self.library = info['number'], sha, info['previous'], info['thresholds'], info['library']
+    self.number, self.sha, self.before, self.recorded, self.mark = info['number'], sha, info['previous'], info['thresholds'], info['library']
 
 @patch
 def apply_add(self:DualLibrary, info:dict, part:Callable) -> dict: # Modality -> rows born, rows died
@@ -467,7 +472,7 @@ def key_of(edit:Edit) -> str:
     "What an edit is found by: its picture, or its question."
     return edit.image if edit.modality == 'visual' else edit.question
 
-# %% ../nbs/06_retrieval.ipynb #9c36c252
+# %% ../nbs/06_retrieval.ipynb #d2384a3c
 @contextmanager
 def _locked(path:Path, patience:float=10.):
     "Hold a folder for one writer; others wait a while."
@@ -500,9 +505,14 @@ def base_number(self:DualLibrary) -> int: # 0 if revisions were never put togeth
     return next((n for n in reversed(revision_numbers(self.folder)) if is_base(n)), 0)
 
 @patch
+def fields(self:DualLibrary, op:str, number:int, previous:str) -> dict:
+    "What every revision says of itself."
+    return dict(number=number, op=op, at=time.time(), previous=previous, version=VERSION, library=self.mark or uuid.uuid4().hex, thresholds=self.thresholds, encoder=self.encoder and self.encoder.name)
+
+@patch
 def commit(self:DualLibrary, op:str, arrays:dict[str,np.ndarray]):
     "Make a revision: on disk first, then here. To be called while writing."
-    info = dict(number=self.number+1, op=op, at=time.time(), previous=self.sha, version=VERSION, library=self.library or uuid.uuid4().hex, thresholds=self.thresholds, encoder=self.encoder and self.encoder.name)
+    info = self.fields(op, self.number+1, self.sha)
     if not self.folder: return self.apply(info, checksum(info, []), arrays.__getitem__)
     write_revision(self.folder, info, arrays); self.apply(*read_revision(revision_path(self.folder, self.number+1)))
 
@@ -553,7 +563,7 @@ def keep_picture(self:DualLibrary, data:bytes|None) -> str|None: # File name bel
     if not path.exists() or sha256_file(path) != name: write_atomic(path, data, durable=True)
     return name
 
-# %% ../nbs/06_retrieval.ipynb #82e11b47
+# %% ../nbs/06_retrieval.ipynb #bf66d973
 @patch
 def contradictions(self:DualLibrary, facts:set[int]=None) -> list[Contradiction]: # Of some facts, or all
     "Edits that a later one supersedes with another value."
@@ -587,21 +597,25 @@ def undo(self:DualLibrary):
         self.commit('undo', dict(ids=np.zeros(0, np.uint64)))
 
 @patch
+def living(self:DualLibrary) -> list[tuple[int,int,int]]: # Number of the record, index of the modality, row
+    "Where all edits stand, in the order in which they were added."
+    return sorted((int(lib.records[r]), c, int(r)) for c,k in enumerate(MODALITIES) for lib in [getattr(self, k)] for r in np.flatnonzero(~lib.dead))
+
+@patch
 def entries(self:DualLibrary) -> list[Entry]:
     "All edits, in the order in which they were added."
-    at = sorted((int(lib.records[r]), k, int(r)) for k in MODALITIES for lib in [getattr(self, k)] for r in np.flatnonzero(~lib.dead))
-    return [self.entry(k, r) for _,k,r in at]
+    return [self.entry(MODALITIES[c], r) for _,c,r in self.living()]
 
-# %% ../nbs/06_retrieval.ipynb #40795db5
+# %% ../nbs/06_retrieval.ipynb #031c06ac
 @patch
 def compact(self:DualLibrary):
     "Put all revisions together in one. To be called while writing."
-    at = sorted((int(lib.records[r]), c, int(r)) for c,k in enumerate(MODALITIES) for lib in [getattr(self, k)] for r in np.flatnonzero(~lib.dead))
+    at = self.living()
     recs = [rec | dict(revision=number) for n,_,_ in at for rec,number in [self.record(n)]]
     arrays = pack_records(recs) | dict(modality=np.array([c for _,c,_ in at], np.uint8)) | {name:np.array([getattr(getattr(self, MODALITIES[c]), name)[r] for _,c,r in at], np.uint64) for name in ('ids','facts','subjects')}
     for c,k in enumerate(MODALITIES):
         if rows := [r for _,c_,r in at if c_ == c]: arrays[k] = getattr(self, k).index.reconstruct_batch(np.array(rows, np.int64))
-    write_revision(self.folder, dict(number=self.number, op='base', at=time.time(), previous=self.before, stands_for=self.sha, version=VERSION, library=self.library, thresholds=self.thresholds, encoder=self.encoder and self.encoder.name), arrays)
+    write_revision(self.folder, self.fields('base', self.number, self.before) | dict(stands_for=self.sha), arrays)
     for n in revision_numbers(self.folder)[::-1]: # so that whoever stops here leaves no gap but that before the base
         if n < self.number: revision_path(self.folder, n).unlink()
     self.begin(); self.refresh()
@@ -629,7 +643,7 @@ def changes(edit:Edit) -> bool:
 
 NEVER = lambda i, edit: False
 
-# %% ../nbs/06_retrieval.ipynb #1c3e6b0b
+# %% ../nbs/06_retrieval.ipynb #598bfc8b
 @patch
 def nominees(self:DualLibrary, prompts:list[Prompt], k:int) -> list[tuple[np.ndarray,np.ndarray,bool]]: # Rows, scores, and whether these are all there are
     "Rows that could answer each prompt, best first: by picture the nearest, by words those whose subject is named, or that have none."
@@ -648,7 +662,7 @@ def named_nominees(self:DualLibrary, question:str, query:np.ndarray, rows:np.nda
     "The textual nominees of one question."
     lib = self.textual; free = lib.subjects[rows] == 0
     named = lib.naming(question); rows, scores = np.concatenate([rows[free], named]), np.concatenate([scores[free], lib.exact(query, named)])
-    order = np.lexsort((lib.ids[rows], -scores)); return rows[order], scores[order], all
+    return *lib.ranked(rows, scores), all
 
 # %% ../nbs/06_retrieval.ipynb #5f1fd520
 @patch
@@ -730,13 +744,17 @@ def chains_of(m:MLLM, world:World=None) -> Callable: # For `think`
     "Let a model think aloud."
     return lambda prompts: [c.trace.think for c in answer(m, prompts, world)]
 
-# %% ../nbs/06_retrieval.ipynb #db92edd8
+# %% ../nbs/06_retrieval.ipynb #7f6545c6
+def in_words(edit:Edit) -> str:
+    "What an edit changes, for a list."
+    return f'{edit.relation} of {edit.subject_name}: {edit.target_old} → {edit.target_new}'
+
 @patch
 def explain(self:DualLibrary, p:Prompt, k:int=3) -> list[dict]: # Nearest first: `id`, `fact`, `score`, `threshold`, `margin`, `found`, `why`
     "Why a prompt meets an edit, or does not."
     modality = query_of(p)[0]; lib, found = getattr(self, modality), {h.edit.id for h in self.retrieve([p])[0]}
     rows, scores, _ = self.nominees([p], k)[0]; hits = {h.edit.id:h for h in self.nearest([p], k)[0]}
-    return [dict(id=e.id, fact=f'{e.relation} of {e.subject_name}: {e.target_old} → {e.target_new}', image=e.image, score=round(s, 4), threshold=self.thresholds[modality], margin=h and h.margin, found=e.id in found, why=self.why(p, e, r, s, h, e.id in found))
+    return [dict(id=e.id, fact=in_words(e), image=e.image, score=round(s, 4), threshold=self.thresholds[modality], margin=h and h.margin, found=e.id in found, why=self.why(p, e, r, s, h, e.id in found))
             for r,s in zip(rows[:k].tolist(), scores[:k].tolist()) for e in [self.edit(modality, r)] for h in [hits.get(e.id)]]
 
 @patch
@@ -863,7 +881,7 @@ def default_thresholds() -> dict[str,float]:
     "The shipped thresholds: of the pocket model's own encoder, set on train edits of the pocket run."
     return {k:read_json(shipped('thresholds.json'))[k] for k in MODALITIES}
 
-# %% ../nbs/06_retrieval.ipynb #21daec19
+# %% ../nbs/06_retrieval.ipynb #c4092a8c
 def read_edits(path:str|Path, folder:str|Path=None, world:World=None) -> list[Edit]: # `folder`: where pictures lie, if not beside the file
     "Read edits from JSONL, with the full paths of their pictures."
     path = Path(path); folder = Path(folder or path.parent)
@@ -873,7 +891,7 @@ def read_edits(path:str|Path, folder:str|Path=None, world:World=None) -> list[Ed
 
 def open_library(folder:str|Path, encoder:Encoder=None) -> DualLibrary: # Without an encoder it can be listed and edits can be removed
     "Open a library that is there."
-    if not any(Path(folder).glob('[0-9]*.safetensors')): raise CraneError(f"there is no library of edits in {folder}: begin one with 'crane edits add', or give its folder with --library.")
+    if not revision_numbers(Path(folder)): raise CraneError(f"there is no library of edits in {folder}: begin one with 'crane edits add', or give its folder with --library.")
     return DualLibrary(encoder, folder=folder)
 
 # %% ../nbs/06_retrieval.ipynb #350435d0
