@@ -6,7 +6,8 @@
 __all__ = ['IN_SCOPE', 'METRICS', 'CONTROLS', 'COSTS', 'GOALS', 'fill', 'run_crane', 'retrieved', 'independence', 'score',
            'result', 'shallow_gap', 'results', 'differences', 'costs', 'every_second_flag', 'of_these',
            'sequence_results', 'grouped', 'recall_results', 'passing_results', 'libraries', 'grow', 'growth_results',
-           'every_kind', 'plain_rows', 'kind_results', 'is_kind', 'goal_results', 'words_only']
+           'every_kind', 'plain_rows', 'kind_results', 'is_kind', 'goal_results', 'ood_prompts', 'ood_results',
+           'words_only']
 
 # %% ../nbs/09_evaluation.ipynb #c22780b7
 import time
@@ -216,6 +217,22 @@ def goal_results(scored:list[dict]) -> list[dict]: # By method, goal and seed; s
     res = [result('goals', method, name, mine, field, seed=seed) | dict(goal=goal) for method in dict.fromkeys(r['method'] for r in rows) for seed in [*dict.fromkeys(r['seed'] for r in rows if r['method'] == method), 'all']
            for name,(field,want,goal) in GOALS.items() for mine in [[r for r in rows if r['method'] == method and seed in ('all', r['seed']) and want(r)]] if mine]
     return [r | dict(split=r['split'] | dict(edits=len({x['edit_id'] for x in scored if x['method'] == r['method']}))) for r in res]
+
+# %% ../nbs/09_evaluation.ipynb #7bf0ac5f
+def ood_prompts(second:World, n:int=None) -> list[tuple[str,Prompt,Probe]]: # Set, prompt with its gold note, probe
+    "Questions about the second domain behind gold notes; at most `n` of each set."
+    texts, res = knowledge_texts(second), {'a short note':[], 'texts, subdivisions':[], 'texts, emoji':[]}
+    probe = lambda k, q: Probe(id=k.id, edit_id=k.id.split('/')[0], kind='exact', question=q, image=k.query_image, answer=k.answer, aliases=k.aliases, edit_names=[k.answer, *k.aliases])
+    for k in texts:
+        flag = second[k.id.split('/')[0]].kind == 'subdivision'
+        if flag and k.id.endswith('/name'): q = 'Whose flag is this?'; res['a short note'].append((Prompt(q, k.query_image, (flag_note(k.answer, k.image),)), probe(k, q)))
+        res['texts, subdivisions' if flag else 'texts, emoji'].append((Prompt(k.question, k.query_image, (Note(k.knowledge, k.image),)), probe(k, k.question)))
+    return [(name, *x) for name,xs in res.items() for x in xs[:n]]
+
+def ood_results(method:str, m:MLLM, asked:list[tuple[str,Prompt,Probe]], second:World) -> list[dict]: # T5 by set: FMT, right answers, GS; a goal for all texts together
+    "How a model answers about what it has never seen, with the gold note before it."
+    cs = answer_routed(m, [p for _,p,_ in asked], second); rows = [dict(edit_id=q.edit_id, set=name) | verdict(c.trace, q) for (name,_,q),c in zip(asked, cs)]
+    return [result('T5', method, k, [r for r in rows if r['set'] == name], k, set=name, retrieval='gold') for name in dict.fromkeys(r['set'] for r in rows) for k in ('FMT','AS','GS')]
 
 # %% ../nbs/09_evaluation.ipynb #bc417342
 def words_only(encoder:Encoder, edits:list[Edit], probes:list[Probe]) -> list[list[Hit]]:

@@ -8,7 +8,7 @@ __all__ = ['KINDS', 'METHODS', 'T1_METRICS', 'KIND_COLORS', 'COLORS', 'STYLE', '
            'markdown', 'latex', 'table_t0', 'table_modes', 'table_controls', 'table_sequence', 'controls_in_words',
            'table_costs', 'wrap', 'gallery', 'gallery_row', 'figure_f3', 'figure_f6', 'figure_f7', 'figure_f4',
            'name_of', 'table_recall', 'table_passing', 'table_confusions', 'table_growth', 'figure_f5', 'draw_growth',
-           'table_goals', 'table_kinds', 'table_ablations', 'above', 'ledger']
+           'table_goals', 'table_kinds', 'table_ood', 'table_ablations', 'above', 'ledger']
 
 # %% ../nbs/10_report.ipynb #22d2109d
 import io
@@ -274,6 +274,13 @@ def table_kinds(res:list[dict]) -> pd.DataFrame: # Probes by kind of edit
     rows = [r for r in rows_of(res, 'T2') if r['method'] == 'CRANE']; rows = [r for r in rows if r['split']['seed'] == rows[0]['split']['seed']]
     one = {(r['metric'], name_of(r['split']), r['split']['edit']):f"{percent(r)}, n={r['n']}" for r in rows}; kinds = list(dict.fromkeys(k for *_,k in one)); probes = list(dict.fromkeys(k[:2] for k in one))
     return pd.DataFrame([[m, *(one.get((m, p, k), '') for k in kinds)] for m,p in probes], index=pd.Index([p for _,p in probes], name='probe'), columns=['metric', *kinds])
+
+# %% ../nbs/10_report.ipynb #d07db497
+def table_ood(res:list[dict]) -> pd.DataFrame: # Method and set by metrics
+    "T5: what was never seen, with the gold note before the question."
+    cells = {}
+    for r in rows_of(res, 'T5'): cells.setdefault(f"{r['method']}, {r['split']['set']}", {})[r['metric']] = f"{percent(r)}, n={r['n']}"
+    return pd.DataFrame.from_dict(cells, orient='index').rename_axis('method')
 
 # %% ../nbs/10_report.ipynb #935503b8
 def table_ablations(res:list[dict]) -> pd.DataFrame: # Variants by metrics
