@@ -6,7 +6,8 @@
 __all__ = ['LONGEST', 'REWARD', 'KEEP', 'REWARDS', 'right_names', 'way_names', 'clauses', 'format_reward', 'answer_reward',
            'pieces', 'judgement', 'judges', 'whose', 'decisive', 'weighing', 'statements', 'sides', 'says',
            'routing_reward', 'way_steps', 'loose', 'grounding_reward', 'reward_parts', 'cognitive_routing_reward',
-           'grpo_dataset', 'parts_of', 'trl_reward', 'grpo_config', 'flat_images', 'train_grpo', 'control_parts']
+           'grpo_dataset', 'parts_of', 'trl_reward', 'grpo_config', 'flat_images', 'train_grpo', 'control_parts',
+           'sizes', 'training_plan']
 
 # %% ../nbs/08_grpo.ipynb #874f41f8
 import re, time, torch
@@ -258,7 +259,7 @@ def grpo_config(folder:str|Path, steps:int, prompts_per_step:int, generations:in
                       shuffle_dataset=False, logging_steps=1, save_strategy='steps' if save_steps else 'no', save_steps=save_steps or 500, save_total_limit=2, report_to='none', seed=seed, data_seed=seed,
                       disable_tqdm=True, **(on_device() | dict(use_vllm=False) | device))
 
-# %% ../nbs/08_grpo.ipynb #cd2efe0a
+# %% ../nbs/08_grpo.ipynb #c2adbc16
 def flat_images(processor):
     "A copy of a processor that accepts nested lists of pictures."
     class Flat(type(processor)):
@@ -281,10 +282,11 @@ def train_grpo(
     save_steps:int=0,    # Steps between checkpoints; 0 for none
     resume:bool=False,   # Go on from the last checkpoint in the folder, if there is one
     stop_after:int=None, # Steps after which to stop, as if interrupted
+    **device,            # Of `grpo_config`, in place of `on_device`: `use_vllm=True` lets vLLM write the completions
 ) -> tuple[list[dict], dict]: # A row a step, and the resolved settings
     "Train a routing model by GRPO."
     from trl import GRPOTrainer
-    args = grpo_config(folder, steps, prompts_per_step, generations, learning_rate, seed, save_steps)
+    args = grpo_config(folder, steps, prompts_per_step, generations, learning_rate, seed, save_steps, **device)
     trainer = GRPOTrainer(model=m.model, reward_funcs=[trl_reward(k, m) for k in parts], args=args, train_dataset=data, processing_class=flat_images(m.processor),
                           callbacks=[*watch(Path(folder)), *([stop_at(stop_after)] if stop_after else [])])
     log = run_trainer(trainer, resume); keep = KEEP | {f'rewards/{k}/mean':k for k in parts}
@@ -297,3 +299,18 @@ def control_parts(name:str) -> tuple[str,...]:
     "The parts of the reward that a control is left with."
     if name not in REWARDS: raise CraneError(f"control {name!r} is unknown: choose {', '.join(REWARDS)}.")
     return REWARDS[name]
+
+# %% ../nbs/08_grpo.ipynb #e99819a6
+def sizes(model:str, full:bool=False) -> tuple[int,int]: # Parameters in all, and trained
+    "Count parameters from a model's configuration, without its weights."
+    from transformers import AutoConfig, AutoModelForImageTextToText
+    try: cfg = AutoConfig.from_pretrained(pocket_path() if model == 'pocket' else model, trust_remote_code=False)
+    except Exception as e: raise unloadable(model, e) from None
+    with torch.device('meta'): net = AutoModelForImageTextToText.from_config(cfg)
+    total = sum(p.numel() for p in net.parameters()); r = routing_model(MLLM(net, None, model), full)
+    return total, sum(p.numel() for p in r.model.parameters() if p.requires_grad)
+
+def training_plan(method:str, model:str, steps:int, per_step:int, full:bool=False, half:bool=True) -> dict: # Counts, and bytes at least
+    "What a training would do."
+    total, trained = sizes(model, full); width = 2 if half else 4
+    return dict(method=method, model=model, steps=steps, completions=steps*per_step, parameters=total, trained=trained, weights=total*width, gradients=trained*width, moments=trained*8)

@@ -8,7 +8,8 @@ __all__ = ['SWITCHES', 'app', 'edits_app', 'LIBRARY', 'MODEL', 'unknown', 'parse
            'modules', 'stage_keys', 'finished', 'clock', 'child_memory', 'show_progress', 'watch', 'CountingEngine',
            'failure', 'run_notebook', 'run_lock', 'hardware', 'versions', 'git_state', 'shareable', 'promote',
            'promoted', 'run_all', 'reproduce', 'dry', 'reproduce_command', 'doctor_command', 'main', 'told',
-           'own_encoder', 'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits']
+           'own_encoder', 'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits',
+           'trained_adapter', 'train_command', 'train', 'name_base']
 
 # %% ../nbs/11_reproduce.ipynb #2b8581a7
 import ast, configparser, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, platform, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
@@ -523,3 +524,54 @@ def search_edits(
             if h.by == 'thought': print(f'found    by thought  {h.edit.id}  {in_words(h.edit)}')
         for r in rivals: print(f"{'found  ' if r['found'] else '       '}  {r['score']:.4f}  {r['id']}  {r['fact']}: {r['why']}")
         if not hits: print('no edit applies')
+
+# %% ../nbs/11_reproduce.ipynb #da4a034c
+def trained_adapter(folder:Path, out:Path) -> None:
+    "Put the newest checkpoint's adapter, or weights, where a routing model is looked for."
+    from crane.sft import last_checkpoint
+    new = Path(last_checkpoint(folder)); names = [p for p in new.iterdir() if p.name.startswith(('adapter_', 'model', 'config', 'generation_config'))]
+    tmp = out.with_name(f'.{out.name}.partial'); shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
+    for p in names: shutil.copy(p, tmp)
+    shutil.rmtree(out, ignore_errors=True); tmp.rename(out)
+
+@app.command('train')
+def train_command(
+    method:str=typer.Argument(..., help='sft or grpo'),
+    run:str=typer.Option('pocket', '--run', help='the run whose 05_benchmark is learnt from; grpo goes on from its 07_sft'),
+    model:str=typer.Option('pocket', '--model', help='a folder, a Hub id, or pocket'),
+    steps:int=typer.Option(60, min=1), batch_size:int=typer.Option(32, min=2, help='examples a step of sft; prompts times generations of grpo'),
+    generations:int=typer.Option(8, min=2, help='completions of a prompt'), learning_rate:float=typer.Option(None, help='5e-3 for sft, 1e-4 for grpo'),
+    seed:int=0, resume:bool=typer.Option(False, '--resume', help='go on from the last checkpoint'),
+    vllm:bool=typer.Option(False, '--vllm', help='let vLLM write the completions of grpo'), dry_run:bool=typer.Option(False, '--dry-run', help='say what would be trained'),
+):
+    "Train a routing model."
+    with told():
+        if method not in ('sft', 'grpo'): raise CraneError(f"method {method!r} is unknown: choose sft or grpo.")
+        if method == 'grpo' and batch_size % generations: raise CraneError(f"--batch-size {batch_size} is no multiple of --generations {generations}: every prompt is answered that many times.")
+        import torch
+        from crane.grpo import training_plan
+        p = training_plan(method, model, steps, batch_size, half=torch.cuda.is_available()); gb = lambda k: f'{p[k]/1e9:.2f} GB'
+        print(f"{method} of {model}: {steps} steps of {batch_size} {'examples' if method == 'sft' else 'completions'}; {p['trained']:,} of {p['parameters']:,} parameters are trained\n"
+              f"memory at least: weights {gb('weights')}, gradients {gb('gradients')}, AdamW {gb('moments')}; activations come on top")
+        if not dry_run: print(f"the routing model is in {os.path.relpath(train(method, run, model, steps, batch_size, generations, learning_rate, seed, resume, vllm))}")
+
+def train(method:str, run:str, model:str, steps:int, batch_size:int, generations:int, learning_rate:float|None, seed:int, resume:bool, vllm:bool) -> Path: # Its folder
+    "Train a routing model for a run."
+    from crane.core import stage_dir
+    from crane.grpo import grpo_dataset, train_grpo
+    from crane.model import load_mllm
+    from crane.retrieval import all_edits
+    from crane.sft import load_router, routing_examples, routing_model, train_sft
+    from crane.world import load_world
+    world = load_world(); b = all_edits(run, 'train', world); out = stage_dir(run, dict(sft='07_sft', grpo='08_grpo')[method]); often = dict(save_steps=max(1, steps//4), resume=resume)
+    if method == 'sft': train_sft(routing_model(load_mllm(model), seed=seed), routing_examples(b, world, steps*batch_size, seed), world, out/'trainer', batch_size, learning_rate or 5e-3, seed, **often)
+    else:
+        m = load_router(stage_dir(run, '07_sft', make=False)/'model', trainable=True); n = batch_size//generations
+        train_grpo(m, grpo_dataset(b, world, steps, n, seed), out/'trainer', steps, n, generations, learning_rate or 1e-4, seed, use_vllm=vllm, **often)
+    if int(os.environ.get('RANK', 0)) == 0: trained_adapter(out/'trainer', out/'model'); name_base(out/'model', model)
+    return out/'model'
+
+def name_base(folder:Path, model:str) -> None:
+    "Write into an adapter's configuration by which name its base is loaded."
+    path = folder/'adapter_config.json'
+    if path.exists(): write_json(path, read_json(path) | dict(base_model_name_or_path=model))

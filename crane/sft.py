@@ -11,10 +11,10 @@ __all__ = ['EVIDENCE', 'WORDS', 'FORMS', 'Case', 'FRESH', 'TWO', 'NONE', 'REPLAY
            'last_checkpoint', 'run_trainer', 'train_sft', 'stop_at', 'routing_scores', 'in_short', 'train_control',
            'Crane', 'shipped_router', 'thinks']
 
-# %% ../nbs/07_sft.ipynb #72786c24
+# %% ../nbs/07_sft.ipynb #17c11dd1
 import csv, io, math, random, re, shutil, time, torch
 from collections.abc import Callable
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from fastcore.basics import patch
 from pathlib import Path
@@ -100,7 +100,7 @@ def in_scope(p:Probe) -> bool:
     "Whether its edit applies to a probe."
     return 'locality' not in p.kind
 
-# %% ../nbs/07_sft.ipynb #3d2cf30b
+# %% ../nbs/07_sft.ipynb #6f9db09e
 Case = tuple[Probe, list[tuple[Edit,bool]]] # A probe, and the edits before it with whether each applies
 FRESH, TWO, NONE = .35, .12, .05 # shares of cases with a made-up value, with two notes, out of scope without a note (our choice, on validation edits)
 
@@ -114,7 +114,7 @@ def renewed(p:Probe, edit:Edit, rng:random.Random) -> tuple[Probe,Edit]:
 def bystander(p:Probe, edit:Edit, edits:list[Edit], rng:random.Random) -> Edit|None: # None if a few draws give none
     "Another edit that has nothing to do with a question."
     named = {edit.subject_name, *(world_name for _,world_name,_ in p.path)}; shown = shown_in(p.image) if p.image else ''
-    return next((e for e in rng.choices(edits, k=8) if e.subject not in (edit.subject, shown) and e.subject_name not in named and e.target_new != edit.target_new), None)
+    return next((e for e in rng.choices(edits, k=8) if e.subject not in (edit.subject, edit.target, shown) and e.subject_name not in named and e.target_new != edit.target_new), None)
 
 def draw_cases(
     b:Benchmark, world:World,
@@ -294,7 +294,7 @@ def watch(folder:Path): # For `callbacks` of a TRL trainer
             if why := checks(rows): raise CraneError(why)
     return [Watch(), TensorBoardCallback(SummaryWriter(str(folder/'tensorboard')))]
 
-# %% ../nbs/07_sft.ipynb #7c8a00bf
+# %% ../nbs/07_sft.ipynb #2c8095c7
 def last_checkpoint(folder:str|Path) -> str|None:
     "The newest checkpoint of a training that was stopped."
     found = sorted(Path(folder).glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]))
@@ -303,7 +303,9 @@ def last_checkpoint(folder:str|Path) -> str|None:
 def run_trainer(trainer, resume:bool=False) -> list[dict]: # Its log
     "Run a TRL trainer without a printed line per step."
     from transformers import PrinterCallback
-    trainer.remove_callback(PrinterCallback); trainer.train(resume_from_checkpoint=last_checkpoint(trainer.args.output_dir) if resume else None); trainer.model.eval()
+    m, start = trainer.model, last_checkpoint(trainer.args.output_dir) if resume else None
+    if start and not hasattr(m, 'peft_config'): m.load_state_dict(type(m).from_pretrained(start).state_dict()) # the trainer itself looks for LLaVA's weights under other names than it saved them
+    trainer.remove_callback(PrinterCallback); trainer.train(resume_from_checkpoint=start); m.eval()
     return [r for r in trainer.state.log_history if 'loss' in r]
 
 def train_sft(
@@ -317,11 +319,12 @@ def train_sft(
     save_steps:int=0,                # Steps between checkpoints; 0 for none
     resume:bool=False,               # Go on from the last checkpoint in the folder, if there is one
     stop_after:int=None,             # Steps after which to stop, as if interrupted
+    **device,                        # Of `sft_config`, in place of `on_device`
 ) -> list[dict]: # One row a step: `step`, `loss`, `learning_rate`, …
     "Fine-tune on routing examples."
     from datasets import Dataset
     from trl import SFTTrainer
-    args, examples = sft_config(folder, len(examples)//batch_size, batch_size, learning_rate, seed, save_steps), by_length(examples, batch_size)
+    args, examples = sft_config(folder, len(examples)//batch_size, batch_size, learning_rate, seed, save_steps, **device), by_length(examples, batch_size)
     trainer = SFTTrainer(model=m.model, args=args, train_dataset=Dataset.from_dict(dict(i=list(range(len(examples))))), data_collator=collator(m, examples, world, seed),
                          processing_class=m.processor, callbacks=[*watch(Path(folder)), *([stop_at(stop_after)] if stop_after else [])])
     return run_trainer(trainer, resume)

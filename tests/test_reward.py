@@ -12,9 +12,9 @@ from crane.failure_modes import uses_bridges, verdict
 from crane.grpo import REWARD, cognitive_routing_reward, in_scope, reward_parts
 from crane.model import respond
 from crane.world import RELATIONS, counterfactuals, known_facts, load_world, look_alikes, shown_in, visual_edit
-try: from crane.sft import WORDS, routing_chain; FORMS = list(range(len(WORDS)))
-except ImportError: from reward_chains import FORMS, routing_chain
+from crane.sft import WORDS, routing_chain
 
+FORMS = list(range(len(WORDS)))
 TOP, RANGE = 3., {'format':(0, 1), 'answer':(0, 1), 'routing':(-1, 1), 'grounding':(0, 1)}
 world = load_world()
 
