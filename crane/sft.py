@@ -201,7 +201,7 @@ def answer_routed(m:MLLM, prompts:list[Prompt], world:World=None, **kw) -> list[
     "Answer with the adapter where a note stands, and without it elsewhere."
     return routed(m, prompts, lambda ps: answer(m, ps, world, **kw))
 
-# %% ../nbs/07_sft.ipynb #6a8ddd87
+# %% ../nbs/07_sft.ipynb #7f1d81ea
 @dataclass
 class BaseEncoder(OwnEncoder):
     "The states of the model as it was before its adapter."
@@ -213,7 +213,7 @@ def save_router(m:MLLM, folder:str|Path) -> Path: # Replaced as a whole
     if not adapted(m): return save_mllm(m, folder)
     folder = Path(folder); tmp = folder.with_name(f'.{folder.name}.partial'); shutil.rmtree(tmp, ignore_errors=True)
     m.model.peft_config['default'].base_model_name_or_path = m.name
-    m.model.save_pretrained(tmp, save_embedding_layers=False); (tmp/'README.md').unlink(missing_ok=True)
+    m.model.save_pretrained(tmp, save_embedding_layers=False, selected_adapters=['default']); (tmp/'README.md').unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True); tmp.rename(folder)
     return folder
 

@@ -7,7 +7,8 @@ from crane.retrieval import MODALITIES
 root = project_root(); run = Path(sys.argv[1]) if len(sys.argv) > 1 else root/'runs'/'pocket'
 sft, grpo, tau = (read_json(run/s/f) for s, f in (('07_sft', 'summary.json'), ('08_grpo', 'summary.json'), ('06_retrieval', 'thresholds.json')))
 goals = (root/'figures'/'goals.md').read_text(); commit = read_json(root/'figures'/'provenance.json')['commit']
-router = DATA/'router'; shutil.rmtree(router, ignore_errors=True); shutil.copytree(run/'08_grpo'/'model', router)
+router = DATA/'router'; shutil.rmtree(router, ignore_errors=True); router.mkdir()
+for p in (run/'08_grpo'/'model').glob('adapter_*'): shutil.copy(p, router); (router/p.name).chmod(0o644)
 size = sum(p.stat().st_size for p in router.iterdir())
 write_atomic(router/'README.md', f"""---
 base_model: pocket
