@@ -8,7 +8,7 @@ __all__ = ['KINDS_OF_INDEX', 'FORMAT', 'VERSION', 'COMPACT_AFTER', 'KEPT_OPEN', 
            'Library', 'runs_of_words', 'checksum', 'revision_path', 'revision_numbers', 'write_revision', 'Stored',
            'read_header', 'read_revision', 'Records', 'pack_records', 'Entry', 'Contradiction', 'DualLibrary',
            'file_stamp', 'key_of', 'subject_key', 'fact_key', 'edit_picture', 'Hit', 'query_of', 'asks_for', 'changes',
-           'of_nearest_subject', 'sentences', 'chains_of', 'in_words', 'show_explained', 'not_its_own', 'found',
+           'of_nearest_subject', 'split_chain', 'chains_of', 'in_words', 'show_explained', 'not_its_own', 'found',
            'recall_rows', 'about', 'all_edits', 'scope_scores', 'threshold', 'calibrate', 'roc', 'risk_coverage',
            'confusions', 'unchanged', 'default_thresholds', 'read_edits', 'open_library', 'retrieval_prompt']
 
@@ -717,15 +717,15 @@ def retrieve(self:DualLibrary,
     hits = [[h for h in of_nearest_subject(hs) if self.passes(h)] for hs in self.nearest(prompts, 3, skip, self.thresholds)]
     return self.follow(prompts, hits, skip, think) if think and len(self.textual) else hits
 
-# %% ../nbs/06_retrieval.ipynb #4eb73df4
-def sentences(chain:str) -> list[str]:
+# %% ../nbs/06_retrieval.ipynb #81d51cf7
+def split_chain(chain:str) -> list[str]:
     "The sentences of a chain of thought."
     return [s for s in re.split(r'(?<=[.!?])\s+', chain.strip()) if s]
 
 @patch
 def by_thought(self:DualLibrary, chain:str, skip:Callable) -> list[Hit]:
     "Textual edits whose subject and relation one sentence of a chain names."
-    ps = [Prompt(s) for s in sentences(chain)]
+    ps = [Prompt(s) for s in split_chain(chain)]
     hits = [h for hs in self.nearest(ps, 3, lambda _, e: skip(e) or e.relation not in RELATIONS) for h in hs]
     return [Hit(h.edit, h.score, 'thought', h.margin) for h in {h.edit.id:h for h in reversed(hits)}.values()][::-1]
 
