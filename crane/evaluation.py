@@ -168,7 +168,7 @@ def passing_results(rows:list[dict], tau:dict[str,float], holds:str) -> list[dic
     "What thresholds let through."
     return [result('T8a', holds, 'found' if rs[0]['in_scope'] else 'passes', [r | dict(hit=r['score'] >= tau[r['modality']] and (r['right'] or not r['in_scope'])) for r in rs], 'hit', **split) for split,rs in grouped(rows)]
 
-# %% ../nbs/09_evaluation.ipynb #34571d70
+# %% ../nbs/09_evaluation.ipynb #fb5cc09b
 def libraries(new:Callable, edits:list[Edit], others:list[Edit], n:int) -> list[tuple[DualLibrary,set[str]]]: # Each with the ids of the edits whose probes it serves
     "Libraries of `n` edits that together hold all of `edits`; where these do not fill one, `others` do. `new` makes an empty one."
     some, res = n < len(edits), []
@@ -181,7 +181,7 @@ def grow(method:str, answers:Callable, new:Callable, edits:list[Edit], others:li
     rows, prompts = [], []
     for n in sizes:
         for lib,ids in libraries(new, edits, others, n):
-            ps = [p for p in probes if p.edit_id in ids]; hits = found(lib, ps, think=lambda ps: [c.trace.think for c in answers(ps)])
+            ps = [p for p in probes if p.edit_id in ids]; hits = found(lib, ps, think=thinks(answers))
             rows += [dict(method=method, edit_id=p.edit_id, probe_id=p.id, kind=p.kind, library=n, own=any(h.edit.id == p.edit_id for h in hs), **retrieved(hs)) for p,hs in zip(ps, hits)]
             prompts += [routing_prompt(Prompt(p.question, p.image), hs) for p,hs in zip(ps, hits)]
     once = list(dict.fromkeys(prompts)); said = dict(zip(once, answers(once)))
@@ -195,10 +195,10 @@ def growth_results(scored:list[dict]) -> list[dict]: # T4n: by method and size o
         res += [result('T4n', method, name, [r for r in mine if r['kind'] in kinds], field, N=n) for name,field,kinds in (('recall','own',IN_SCOPE), ('GS','GS',IN_SCOPE), ('text false hits','any',['text_locality']), ('image false hits','any',['image_locality']), ('text EI','EI',['text_locality']), ('image EI','EI',['image_locality']))]
     return res
 
-# %% ../nbs/09_evaluation.ipynb #7608489e
+# %% ../nbs/09_evaluation.ipynb #d9ba1868
 def every_kind(name:str, m:MLLM, lib:DualLibrary, b:Benchmark, world:World, plain:dict[Prompt,Completion], seed:int) -> list[dict]: # Scored rows with `edit` (kind of edit), `tag`, `seed`
     "All probes of a benchmark behind a library of all its edits."
-    answers = looking_up(m, world, plain); hits = found(lib, b.probes, think=lambda ps: [c.trace.think for c in answers(ps)])
+    answers = looking_up(m, world, plain); hits = found(lib, b.probes, think=thinks(answers))
     kinds, tags = {e.id:kind_of(e) for e in b.edits}, {p.id:about(p)['tag'] for p in b.probes}
     rows = [r for r in score(plain_rows(b.probes, plain)+run_crane(name, m, lib, b.edits, b.probes, world, hits=hits, answers=answers), b.probes) if r['method'] == name]
     return [r | dict(edit=kinds[r['edit_id']], tag=tags[r['probe_id']], seed=seed, own=r['edit_id'] in r['retrieved']) for r in rows]
@@ -227,7 +227,7 @@ def goal_results(scored:list[dict]) -> list[dict]: # By method, goal and seed; s
            for name,(field,want,goal) in GOALS.items() for mine in [[r for r in rows if r['method'] == method and seed in ('all', r['seed']) and want(r)]] if mine]
     return [r | dict(split=r['split'] | dict(edits=len({x['edit_id'] for x in scored if x['method'] == r['method']}))) for r in res]
 
-# %% ../nbs/09_evaluation.ipynb #7bf0ac5f
+# %% ../nbs/09_evaluation.ipynb #606396b0
 def ood_prompts(second:World, n:int=None) -> list[tuple[str,Prompt,Probe]]: # Set, prompt with its gold note, probe
     "Questions about the second domain behind gold notes; at most `n` of each set."
     texts, res = knowledge_texts(second), {'a short note':[], 'texts, subdivisions':[], 'texts, emoji':[]}
@@ -238,7 +238,7 @@ def ood_prompts(second:World, n:int=None) -> list[tuple[str,Prompt,Probe]]: # Se
         res['texts, subdivisions' if flag else 'texts, emoji'].append((Prompt(k.question, k.query_image, (Note(k.knowledge, k.image),)), probe(k, k.question)))
     return [(name, *x) for name,xs in res.items() for x in xs[:n]]
 
-def ood_results(method:str, m:MLLM, asked:list[tuple[str,Prompt,Probe]], second:World) -> list[dict]: # T5 by set: FMT, right answers, GS; a goal for all texts together
+def ood_results(method:str, m:MLLM, asked:list[tuple[str,Prompt,Probe]], second:World) -> list[dict]: # T5 by set: FMT, right answers, GS
     "How a model answers about what it has never seen, with the gold note before it."
     cs = answer_routed(m, [p for _,p,_ in asked], second); rows = [dict(edit_id=q.edit_id, set=name) | verdict(c.trace, q) for (name,_,q),c in zip(asked, cs)]
     return [result('T5', method, k, [r for r in rows if r['set'] == name], k, set=name, retrieval='gold') for name in dict.fromkeys(r['set'] for r in rows) for k in ('FMT','AS','GS')]

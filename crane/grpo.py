@@ -9,8 +9,8 @@ __all__ = ['LONGEST', 'REWARD', 'KEEP', 'REWARDS', 'right_names', 'way_names', '
            'grpo_dataset', 'parts_of', 'trl_reward', 'grpo_config', 'flat_images', 'train_grpo', 'control_parts',
            'sizes', 'training_plan']
 
-# %% ../nbs/08_grpo.ipynb #874f41f8
-import re, time, torch
+# %% ../nbs/08_grpo.ipynb #e4170d91
+import re, torch
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
@@ -219,14 +219,14 @@ def cognitive_routing_reward(
     "The sum of the parts."
     return sum(reward_parts(t, p, notes).values())
 
-# %% ../nbs/08_grpo.ipynb #4f3fe855
+# %% ../nbs/08_grpo.ipynb #b754e0dc
 def grpo_dataset(
     b:Benchmark, world:World,
     steps:int, prompts_per_step:int,
     seed:int=0,
 ):
     "Prompts for GRPO as a `datasets.Dataset`: messages, pictures, the probe as JSON, and the texts of its notes."
-    from datasets import Dataset, Features, Image, List, Value
+    from datasets import Dataset
     n = steps*prompts_per_step; cases = [c for c in draw_cases(b, world, 8*n, seed+1) if c[1]]
     prompts = [(p, routing_prompt(Prompt(p.question, p.image), [Hit(e, 1.) for e,_ in given])) for p,given in cases]
     seen, told = ([x for x in prompts if bool(x[1].images) == s] for s in (True, False))
@@ -259,7 +259,7 @@ def grpo_config(folder:str|Path, steps:int, prompts_per_step:int, generations:in
                       shuffle_dataset=False, logging_steps=1, save_strategy='steps' if save_steps else 'no', save_steps=save_steps or 500, save_total_limit=2, report_to='none', seed=seed, data_seed=seed,
                       disable_tqdm=True, **(on_device() | dict(use_vllm=False) | device))
 
-# %% ../nbs/08_grpo.ipynb #c2adbc16
+# %% ../nbs/08_grpo.ipynb #0623af0a
 def flat_images(processor):
     "A copy of a processor that accepts nested lists of pictures."
     class Flat(type(processor)):
@@ -288,7 +288,7 @@ def train_grpo(
     from trl import GRPOTrainer
     args = grpo_config(folder, steps, prompts_per_step, generations, learning_rate, seed, save_steps, **device)
     trainer = GRPOTrainer(model=m.model, reward_funcs=[trl_reward(k, m) for k in parts], args=args, train_dataset=data, processing_class=flat_images(m.processor),
-                          callbacks=[*watch(Path(folder)), *([stop_at(stop_after)] if stop_after else [])])
+                          callbacks=watch(folder, stop_after))
     log = run_trainer(trainer, resume); keep = KEEP | {f'rewards/{k}/mean':k for k in parts}
     return [dict(step=r['step']) | {v:float(r[k]) for k,v in keep.items() if k in r} for r in log], {k:v for k,v in args.to_dict().items() if k not in ('output_dir','logging_dir')}
 

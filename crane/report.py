@@ -259,15 +259,15 @@ def draw_growth(ax, rows:list[dict]):
             ax.plot([r['split']['N'] for r in mine], [100*r['value'] for r in mine], ls=ls, marker='o', ms=3, color=color, label=metric if ls == '-' else None)
     ax.set(xscale='log', xlabel='edits in the library, N', ylabel='%', ylim=(None, 101)); ax.legend(frameon=False, fontsize=7, ncols=4, loc='lower center', bbox_to_anchor=(.5, 1))
 
-# %% ../nbs/10_report.ipynb #0d5758e7
+# %% ../nbs/10_report.ipynb #bf992a92
 def table_goals(res:list[dict]) -> pd.DataFrame: # Goals by method and seed
     "The goals beside what was reached: intervals for all seeds together, and each seed alone."
-    rows = rows_of(res, 'goals'); one = {(r['metric'], r['method'], r['split']['seed']):r for r in rows}; methods = list(dict.fromkeys(r['method'] for r in rows))
+    rows = rows_of(res, 'goals'); one = {(r['metric'], r['method'], r['split']['seed']):r for r in rows}; methods, names = (list(dict.fromkeys(r[k] for r in rows)) for k in ('method','metric'))
     seeds = [s for s in dict.fromkeys(r['split']['seed'] for r in rows if r['method'] == 'CRANE') if s != 'all']
     def line(name):
         mine = one[name, 'CRANE', 'all']
         return [f"≥ {100*mine['goal']:.0f}", percent(mine), 'met' if mine['value'] >= mine['goal'] else 'missed', ' / '.join(f"{100*one[name, 'CRANE', s]['value']:.1f}" for s in seeds), mine['n'], *(percent(one[name, m, 'all']) for m in methods if m != 'CRANE')]
-    return pd.DataFrame(list(map(line, dict.fromkeys(r['metric'] for r in rows))), index=pd.Index(list(dict.fromkeys(r['metric'] for r in rows)), name='goal'), columns=['goal, %', 'CRANE', '', f"seeds {', '.join(map(str, seeds))}", 'n', *(m for m in methods if m != 'CRANE')])
+    return pd.DataFrame(list(map(line, names)), index=pd.Index(names, name='goal'), columns=['goal, %', 'CRANE', '', f"seeds {', '.join(map(str, seeds))}", 'n', *(m for m in methods if m != 'CRANE')])
 
 def table_kinds(res:list[dict]) -> pd.DataFrame: # Probes by kind of edit
     "T2: GS in scope, Edit Independence out of scope, of the first seed."
@@ -282,12 +282,12 @@ def table_ood(res:list[dict]) -> pd.DataFrame: # Method and set by metrics
     for r in rows_of(res, 'T5'): cells.setdefault(f"{r['method']}, {r['split']['set']}", {})[r['metric']] = f"{percent(r)}, n={r['n']}"
     return pd.DataFrame.from_dict(cells, orient='index').rename_axis('method')
 
-# %% ../nbs/10_report.ipynb #935503b8
+# %% ../nbs/10_report.ipynb #d1ada590
 def table_ablations(res:list[dict]) -> pd.DataFrame: # Variants by metrics
     "T6: the ablations, with the wall time of their training."
-    rows = rows_of(res, 'T6'); one = {(r['method'], r['metric']):r for r in rows}; metrics = list(dict.fromkeys(r['metric'] for r in rows))
+    rows = rows_of(res, 'T6'); one = {(r['method'], r['metric']):r for r in rows}; methods, metrics = (list(dict.fromkeys(r[k] for r in rows)) for k in ('method','metric'))
     took = lambda r: '' if r['split']['seconds'] is None else str(r['split']['seconds'])
-    return pd.DataFrame([[*(percent(one[m, k]) for k in metrics), took(one[m, metrics[0]])] for m in dict.fromkeys(r['method'] for r in rows)], index=pd.Index(list(dict.fromkeys(r['method'] for r in rows)), name='variant'), columns=[*(f"{k} (n={one[rows[0]['method'], k]['n']})" for k in metrics), 'training, s'])
+    return pd.DataFrame([[*(percent(one[m, k]) for k in metrics), took(one[m, metrics[0]])] for m in methods], index=pd.Index(methods, name='variant'), columns=[*(f"{k} (n={one[methods[0], k]['n']})" for k in metrics), 'training, s'])
 
 # %% ../nbs/10_report.ipynb #c0572b5b
 WEIGHT, BASELINES, CHAINS = KINDS['weights'], KINDS['weights']+KINDS['memory']+KINDS['prompt'], KINDS['chain controls']

@@ -9,7 +9,7 @@ __all__ = ['SWITCHES', 'app', 'edits_app', 'LIBRARY', 'MODEL', 'unknown', 'parse
            'failure', 'run_notebook', 'run_lock', 'hardware', 'versions', 'git_state', 'shareable', 'promote',
            'promoted', 'run_all', 'reproduce', 'dry', 'reproduce_command', 'doctor_command', 'main', 'told',
            'own_encoder', 'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits',
-           'trained_adapter', 'train_command', 'train', 'name_base']
+           'trained_adapter', 'train_command', 'train']
 
 # %% ../nbs/11_reproduce.ipynb #2b8581a7
 import ast, configparser, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, platform, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
@@ -525,15 +525,17 @@ def search_edits(
         for r in rivals: print(f"{'found  ' if r['found'] else '       '}  {r['score']:.4f}  {r['id']}  {r['fact']}: {r['why']}")
         if not hits: print('no edit applies')
 
-# %% ../nbs/11_reproduce.ipynb #da4a034c
-def trained_adapter(folder:Path, out:Path) -> None:
+# %% ../nbs/11_reproduce.ipynb #8c903a7e
+def trained_adapter(folder:Path, out:Path, model:str) -> None: # `model`: the name by which the adapter's base is loaded
     "Put the newest checkpoint's adapter, or weights, where a routing model is looked for."
     from crane.sft import last_checkpoint
     new = Path(last_checkpoint(folder)); names = [p for p in new.iterdir() if p.name.startswith(('adapter_', 'model', 'config', 'generation_config'))]
     tmp = out.with_name(f'.{out.name}.partial'); shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
     for p in names: shutil.copy(p, tmp)
+    if (card := tmp/'adapter_config.json').exists(): write_json(card, read_json(card) | dict(base_model_name_or_path=model))
     shutil.rmtree(out, ignore_errors=True); tmp.rename(out)
 
+# %% ../nbs/11_reproduce.ipynb #05d533c6
 @app.command('train')
 def train_command(
     method:str=typer.Argument(..., help='sft or grpo'),
@@ -568,10 +570,5 @@ def train(method:str, run:str, model:str, steps:int, batch_size:int, generations
     else:
         m = load_router(stage_dir(run, '07_sft', make=False)/'model', trainable=True); n = batch_size//generations
         train_grpo(m, grpo_dataset(b, world, steps, n, seed), out/'trainer', steps, n, generations, learning_rate or 1e-4, seed, use_vllm=vllm, **often)
-    if int(os.environ.get('RANK', 0)) == 0: trained_adapter(out/'trainer', out/'model'); name_base(out/'model', model)
+    if int(os.environ.get('RANK', 0)) == 0: trained_adapter(out/'trainer', out/'model', model)
     return out/'model'
-
-def name_base(folder:Path, model:str) -> None:
-    "Write into an adapter's configuration by which name its base is loaded."
-    path = folder/'adapter_config.json'
-    if path.exists(): write_json(path, read_json(path) | dict(base_model_name_or_path=model))

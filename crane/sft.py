@@ -265,7 +265,7 @@ def by_length(examples:list[tuple[Prompt,str]], batch_size:int) -> list[tuple[Pr
     long = lambda x: (len(x[0].images), len(x[0].question)+sum(len(n.text) for n in x[0].notes)+len(x[1]))
     return [x for b in range(0, len(examples), batch_size) for x in sorted(examples[b:b+batch_size], key=long)]
 
-# %% ../nbs/07_sft.ipynb #268bb6bb
+# %% ../nbs/07_sft.ipynb #a408f8ae
 PATIENCE = 20 # steps in a row in which every group earned one and the same reward
 
 def checks(log:list[dict]) -> str: # Empty, or what is wrong
@@ -281,8 +281,9 @@ def as_csv(rows:list[dict]) -> str:
     f = io.StringIO(); w = csv.DictWriter(f, list(dict.fromkeys(k for r in rows for k in r)), lineterminator='\n'); w.writeheader(); w.writerows(rows)
     return f.getvalue()
 
-def watch(folder:Path): # For `callbacks` of a TRL trainer
-    "Callbacks that keep a training's log and stop what goes nowhere."
+def watch(folder:str|Path, stop_after:int=None) -> list: # For `callbacks` of a TRL trainer
+    "Callbacks that keep a training's log, stop what goes nowhere, and stop after some steps if asked to."
+    folder = Path(folder)
     from tensorboardX import SummaryWriter
     from transformers import TrainerCallback
     from transformers.integrations import TensorBoardCallback
@@ -292,9 +293,9 @@ def watch(folder:Path): # For `callbacks` of a TRL trainer
             if not rows or 'loss' not in (logs or {}): return
             if len(rows) % 10 == 0 or state.global_step == args.max_steps: write_atomic(folder/'log.csv', as_csv(rows))
             if why := checks(rows): raise CraneError(why)
-    return [Watch(), TensorBoardCallback(SummaryWriter(str(folder/'tensorboard')))]
+    return [Watch(), TensorBoardCallback(SummaryWriter(str(folder/'tensorboard'))), *([stop_at(stop_after)] if stop_after else [])]
 
-# %% ../nbs/07_sft.ipynb #2c8095c7
+# %% ../nbs/07_sft.ipynb #1a053845
 def last_checkpoint(folder:str|Path) -> str|None:
     "The newest checkpoint of a training that was stopped."
     found = sorted(Path(folder).glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]))
@@ -326,7 +327,7 @@ def train_sft(
     from trl import SFTTrainer
     args, examples = sft_config(folder, len(examples)//batch_size, batch_size, learning_rate, seed, save_steps, **device), by_length(examples, batch_size)
     trainer = SFTTrainer(model=m.model, args=args, train_dataset=Dataset.from_dict(dict(i=list(range(len(examples))))), data_collator=collator(m, examples, world, seed),
-                         processing_class=m.processor, callbacks=[*watch(Path(folder)), *([stop_at(stop_after)] if stop_after else [])])
+                         processing_class=m.processor, callbacks=watch(folder, stop_after))
     return run_trainer(trainer, resume)
 
 def stop_at(step:int):
@@ -359,7 +360,7 @@ def train_control(name:str, m:MLLM, b:Benchmark, world:World, folder:Path, n:int
 
 CONTROL_NAMES = ('light', 'long', 'full weights', 'words', 'score')
 
-# %% ../nbs/07_sft.ipynb #b7c864ff
+# %% ../nbs/07_sft.ipynb #3d6b921f
 class Crane:
     "A reasoning MLLM with edits."
     def __init__(self,
@@ -370,9 +371,9 @@ class Crane:
     ):
         self.world = world or load_world()
         self.m = router if isinstance(router, MLLM) else load_router(router or shipped_router())
-        self.library = DualLibrary(BaseEncoder(self.m, self.world), thresholds or default_thresholds(), folder)
+        self.lib = DualLibrary(BaseEncoder(self.m, self.world), thresholds or default_thresholds(), folder)
 
-    def __repr__(self): return f'Crane({self.m.name}, {self.library})'
+    def __repr__(self): return f'Crane({self.m.name}, {self.lib})'
 
     def ask(self, question:str, image:str=None) -> Trace: # With `think` and `answer`
         "Answer a question behind the edits."
@@ -383,7 +384,7 @@ def shipped_router() -> Path: # Folder of the shipped adapter
     "The routing adapter that ships with the package, after its hashes were compared."
     return [shipped(f'router/{n}').parent for n in ('adapter_config.json', 'adapter_model.safetensors')][0]
 
-# %% ../nbs/07_sft.ipynb #4cc2ce68
+# %% ../nbs/07_sft.ipynb #ca501cbb
 @patch
 def edit_flag(self:Crane,
     image:str,    # Key or path of a picture
@@ -406,10 +407,10 @@ def edit_fact(self:Crane,
 
 @patch
 def _keep(self:Crane, fields:dict) -> Edit:
-    e = Edit(id='-'.join(re.sub(r'\W+', '-', str(fields[k])) for k in ('subject_name','relation','target_new')), **fields); self.library.add([e])
+    e = Edit(id='-'.join(re.sub(r'\W+', '-', str(fields[k])) for k in ('subject_name','relation','target_new')), **fields); self.lib.add([e])
     return e
 
-# %% ../nbs/07_sft.ipynb #eeff9b49
+# %% ../nbs/07_sft.ipynb #27e911f2
 @patch
 def plain(self:Crane, question:str, image:str=None) -> Trace:
     "What the model says without any edit."
@@ -418,8 +419,8 @@ def plain(self:Crane, question:str, image:str=None) -> Trace:
 @patch
 def retrieve(self:Crane, prompts:list[Prompt]) -> list[list[Hit]]:
     "The edits that each prompt meets; the textual library is also searched by what the model thinks."
-    return self.library.retrieve(prompts, think=thinks(self.m, self.world))
+    return self.lib.retrieve(prompts, think=thinks(lambda ps: answer_routed(self.m, ps, self.world)))
 
-def thinks(m:MLLM, world:World=None): # For `think` of `DualLibrary.retrieve`
-    "Let a routing model think aloud."
-    return lambda prompts: [c.trace.think for c in answer_routed(m, prompts, world)]
+def thinks(answers:Callable) -> Callable: # For `think` of `DualLibrary.retrieve`
+    "What is thought aloud by whoever answers, a function from prompts to completions."
+    return lambda prompts: [c.trace.think for c in answers(prompts)]

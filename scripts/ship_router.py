@@ -1,7 +1,7 @@
 """Put the promoted run's routing adapter and thresholds into the package, with a model card made from its own results."""
-import json, shutil, sys
+import shutil, sys
 from pathlib import Path
-from crane.core import DATA, project_root, read_json, record_shipped, write_atomic
+from crane.core import DATA, project_root, read_json, record_shipped, write_atomic, write_json
 from crane.retrieval import MODALITIES
 
 root = project_root(); run = Path(sys.argv[1]) if len(sys.argv) > 1 else root/'runs'/'pocket'
@@ -29,6 +29,6 @@ A LoRA adapter ({size/1e6:.2f} MB) on the attention of the pocket reasoning MLLM
 **Limits.** Flags of countries, in English, in the wordings of the pocket world. What it has never seen (T5: flags of subdivisions, emoji) it does not route. Nothing it says about a country is a source.
 """)
 old = read_json(DATA/'thresholds.json')
-write_atomic(DATA/'thresholds.json', json.dumps(old | {k: tau[k] for k in (*MODALITIES, 'false_positive_rate', 'n')}, indent=1, sort_keys=True)+'\n')
+write_json(DATA/'thresholds.json', old | {k: tau[k] for k in (*MODALITIES, 'false_positive_rate', 'n')})
 record_shipped('thresholds.json', *(f'router/{p.name}' for p in sorted(router.iterdir())))
 print(f'{router}: {size} bytes')
