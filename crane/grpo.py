@@ -259,7 +259,7 @@ def grpo_config(folder:str|Path, steps:int, prompts_per_step:int, generations:in
                       shuffle_dataset=False, logging_steps=1, save_strategy='steps' if save_steps else 'no', save_steps=save_steps or 500, save_total_limit=2, report_to='none', seed=seed, data_seed=seed,
                       disable_tqdm=True, **(on_device() | dict(use_vllm=False) | device))
 
-# %% ../nbs/08_grpo.ipynb #0623af0a
+# %% ../nbs/08_grpo.ipynb #bf6852c5
 def flat_images(processor):
     "A copy of a processor that accepts nested lists of pictures."
     class Flat(type(processor)):
@@ -276,7 +276,7 @@ def train_grpo(
     data,                # As `grpo_dataset` makes it
     folder:str|Path,     # For log and checkpoints
     steps:int, prompts_per_step:int, generations:int,
-    learning_rate:float=1e-4,
+    learning_rate:float=3e-4,
     seed:int=0,
     parts:tuple[str,...]=tuple(REWARD), # Of the reward
     save_steps:int=0,    # Steps between checkpoints; 0 for none

@@ -525,24 +525,24 @@ def search_edits(
         for r in rivals: print(f"{'found  ' if r['found'] else '       '}  {r['score']:.4f}  {r['id']}  {r['fact']}: {r['why']}")
         if not hits: print('no edit applies')
 
-# %% ../nbs/11_reproduce.ipynb #8c903a7e
+# %% ../nbs/11_reproduce.ipynb #6b3dc0de
 def trained_adapter(folder:Path, out:Path, model:str) -> None: # `model`: the name by which the adapter's base is loaded
     "Put the newest checkpoint's adapter, or weights, where a routing model is looked for."
-    from crane.sft import last_checkpoint
+    from crane.sft import STRENGTH, last_checkpoint
     new = Path(last_checkpoint(folder)); names = [p for p in new.iterdir() if p.name.startswith(('adapter_', 'model', 'config', 'generation_config'))]
     tmp = out.with_name(f'.{out.name}.partial'); shutil.rmtree(tmp, ignore_errors=True); tmp.mkdir(parents=True)
     for p in names: shutil.copy(p, tmp)
-    if (card := tmp/'adapter_config.json').exists(): write_json(card, read_json(card) | dict(base_model_name_or_path=model))
+    if (path := tmp/'adapter_config.json').exists(): card = read_json(path); write_json(path, card | dict(base_model_name_or_path=model, lora_alpha=STRENGTH*card['lora_alpha']))
     shutil.rmtree(out, ignore_errors=True); tmp.rename(out)
 
-# %% ../nbs/11_reproduce.ipynb #05d533c6
+# %% ../nbs/11_reproduce.ipynb #65b96654
 @app.command('train')
 def train_command(
     method:str=typer.Argument(..., help='sft or grpo'),
     run:str=typer.Option('pocket', '--run', help='the run whose 05_benchmark is learnt from; grpo goes on from its 07_sft'),
     model:str=typer.Option('pocket', '--model', help='a folder, a Hub id, or pocket'),
     steps:int=typer.Option(60, min=1), batch_size:int=typer.Option(32, min=2, help='examples a step of sft; prompts times generations of grpo'),
-    generations:int=typer.Option(8, min=2, help='completions of a prompt'), learning_rate:float=typer.Option(None, help='5e-3 for sft, 1e-4 for grpo'),
+    generations:int=typer.Option(8, min=2, help='completions of a prompt'), learning_rate:float=typer.Option(None, help='5e-3 for sft, 3e-4 for grpo'),
     seed:int=0, resume:bool=typer.Option(False, '--resume', help='go on from the last checkpoint'),
     vllm:bool=typer.Option(False, '--vllm', help='let vLLM write the completions of grpo'), dry_run:bool=typer.Option(False, '--dry-run', help='say what would be trained'),
 ):
@@ -569,6 +569,6 @@ def train(method:str, run:str, model:str, steps:int, batch_size:int, generations
     if method == 'sft': train_sft(routing_model(load_mllm(model), seed=seed), routing_examples(b, world, steps*batch_size, seed), world, out/'trainer', batch_size, learning_rate or 5e-3, seed, **often)
     else:
         m = load_router(stage_dir(run, '07_sft', make=False)/'model', trainable=True); n = batch_size//generations
-        train_grpo(m, grpo_dataset(b, world, steps, n, seed), out/'trainer', steps, n, generations, learning_rate or 1e-4, seed, use_vllm=vllm, **often)
+        train_grpo(m, grpo_dataset(b, world, steps, n, seed), out/'trainer', steps, n, generations, learning_rate or 3e-4, seed, use_vllm=vllm, **often)
     if int(os.environ.get('RANK', 0)) == 0: trained_adapter(out/'trainer', out/'model', model)
     return out/'model'

@@ -8,9 +8,10 @@ __all__ = ['KINDS_OF_INDEX', 'FORMAT', 'VERSION', 'COMPACT_AFTER', 'KEPT_OPEN', 
            'Library', 'runs_of_words', 'checksum', 'revision_path', 'revision_numbers', 'write_revision', 'Stored',
            'read_header', 'read_revision', 'Records', 'pack_records', 'Entry', 'Contradiction', 'DualLibrary',
            'file_stamp', 'key_of', 'subject_key', 'fact_key', 'edit_picture', 'Hit', 'query_of', 'asks_for', 'changes',
-           'of_nearest_subject', 'split_chain', 'chains_of', 'in_words', 'show_explained', 'not_its_own', 'found',
-           'recall_rows', 'about', 'all_edits', 'scope_scores', 'threshold', 'calibrate', 'roc', 'risk_coverage',
-           'confusions', 'unchanged', 'default_thresholds', 'read_edits', 'open_library', 'retrieval_prompt']
+           'of_nearest_subject', 'split_chain', 'arrives_at', 'chains_of', 'in_words', 'show_explained', 'not_its_own',
+           'found', 'recall_rows', 'about', 'all_edits', 'scope_scores', 'threshold', 'calibrate', 'roc',
+           'risk_coverage', 'confusions', 'unchanged', 'default_thresholds', 'read_edits', 'open_library',
+           'retrieval_prompt']
 
 # %% ../nbs/06_retrieval.ipynb #df9b6d19
 import fcntl, hashlib, json, math, os, random, re, time, uuid
@@ -717,16 +718,20 @@ def retrieve(self:DualLibrary,
     hits = [[h for h in of_nearest_subject(hs) if self.passes(h)] for hs in self.nearest(prompts, 3, skip, self.thresholds)]
     return self.follow(prompts, hits, skip, think) if think and len(self.textual) else hits
 
-# %% ../nbs/06_retrieval.ipynb #81d51cf7
+# %% ../nbs/06_retrieval.ipynb #c02c5fbe
 def split_chain(chain:str) -> list[str]:
     "The sentences of a chain of thought."
     return [s for s in re.split(r'(?<=[.!?])\s+', chain.strip()) if s]
+
+def arrives_at(sentence:str, name:str) -> bool:
+    "Whether a name is what a sentence ends on: the value and not what it is about."
+    return bool(re.search(rf'\b(is|are|was|were) {re.escape(normalize(name))}$', normalize(sentence)))
 
 @patch
 def by_thought(self:DualLibrary, chain:str, skip:Callable) -> list[Hit]:
     "Textual edits whose subject and relation one sentence of a chain names."
     ps = [Prompt(s) for s in split_chain(chain)]
-    hits = [h for hs in self.nearest(ps, 3, lambda _, e: skip(e) or e.relation not in RELATIONS) for h in hs]
+    hits = [h for hs in self.nearest(ps, 3, lambda i, e: skip(e) or e.relation not in RELATIONS or arrives_at(ps[i].question, e.subject_name)) for h in hs]
     return [Hit(h.edit, h.score, 'thought', h.margin) for h in {h.edit.id:h for h in reversed(hits)}.values()][::-1]
 
 @patch

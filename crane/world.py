@@ -367,18 +367,23 @@ def looks(world:World, code:str) -> dict[str,str]: # `colours`, `layout`: what b
     words = lambda cs: ' and '.join([', '.join(cs[:-1]), cs[-1]] if len(cs) > 1 else cs)
     return ({'colours':words(colours[0])} if colours[0] == colours[1] else {}) | ({'layout':layouts[0]} if layouts[0] == layouts[1] else {})
 
-# %% ../nbs/01_world.ipynb #cab0266c
+# %% ../nbs/01_world.ipynb #c49af9ff
 WORDINGS = {
  'country': dict(train=["Which country does this flag belong to?", "What country is shown?", "Name the country of this flag.", "Which country is this the flag of?",
                         "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?",
                         "Please say which country this is.", "Do you recognise the country of this flag?", "I wonder which country has this flag.", "See this flag. Which country flies it?"],
                  extra=["Which nation does this flag represent?", "Look at the flag. Which country is it?", "Do you know the country of this flag?", "To which country does the flag in the image belong?", "Identify the country of the flag.",
-                        "This flag: which country is it from?", "The image shows a flag. Of which country?", "Say which country uses this flag.", "What is the country of the flag seen here?", "Can you tell the country from this flag?"],
+                        "This flag: which country is it from?", "The image shows a flag. Of which country?", "Say which country uses this flag.", "What is the country of the flag seen here?", "Can you tell the country from this flag?",
+                        "Over which country does this flag fly?", "This flag stands for which country?", "Guess the country from its flag.", "From which country is the flag you see?", "Where is this flag from?", "What is the name of the country with this flag?",
+                        "The picture shows a flag. Name its country.", "Here you see a flag. What country is it?", "Flag of which country?", "Give the country that uses this flag.", "Which land has the flag in this picture?", "Recognise this flag: what country is it?",
+                        "What nation is this flag from?", "Which state has a flag like this?"],
                  held_out=["Whose flag is this?", "Which country's flag is in the picture?"]),
  'picture': dict(train=["What is the {r} of the country shown?", "What is the {r} of the country of this flag?", "Name the {r} of the country this flag belongs to.", "This is the flag of a country. What is its {r}?",
                         "Tell me the {r} of the country shown.", "What {r} does the country shown have?", "The country of this flag has which {r}?", "Please give the {r} of the country of this flag.",
                         "Do you know the {r} of the country shown?", "See this flag: which {r} does its country have?", "I wonder what the {r} of the country shown is.", "Take the country of this flag and say its {r}."],
-                 extra=["Look at the flag: what is the {r} of its country?", "For this flag, what is the {r} of the country?", "Which {r} does the country with this flag have?", "The flag belongs to a country. Name its {r}."],
+                 extra=["Look at the flag: what is the {r} of its country?", "For this flag, what is the {r} of the country?", "Which {r} does the country with this flag have?", "The flag belongs to a country. Name its {r}.",
+                        "Going by the flag, which {r} does the country have?", "You see the flag of a country. What {r} has it?", "Give me the {r} of the country that flies this flag.", "Find the {r} of the country in the picture.", "Recognise the flag and name the {r} of its country.",
+                        "Whatever country this is, say its {r}."],
                  held_out=["What is this country's {r}?", "Which {r} belongs to the country of the flag shown?"]),
  'text': dict(train=["What is the {r} of {x}?", "Name the {r} of {x}.", "Tell me the {r} of {x}.", "What {r} does {x} have?", "{x} has which {r}?", "The {r} of {x} is what?", "Which {r} belongs to {x}?",
                      "In {x}, what is the {r}?", "{x} is a country. What is its {r}?", "Take {x}. Which {r} does it have?", "Think of {x}: what is its {r}?", "I would like to know the {r} of {x}.",
@@ -405,8 +410,10 @@ WORDINGS = {
  'picture_two_doors': dict(train=["What is the {r} of the land neighbour of the land neighbour of the country shown?", "The land neighbour of the country shown has a land neighbour. What is its {r}?"],
                            held_out=["What is the {r} of the land neighbour of this country's land neighbour?"]),
  'colours': dict(train=["Which colours does this flag have?", "Name the colours of this flag.", "What colours are in the flag shown?", "The flag has which colours?", "Tell me the colours of the flag.", "See this flag: which colours?"],
+                 extra=["In which colours is this flag?", "List the colours of the flag.", "What colours do you see on this flag?", "Of what colours is the flag made?", "Say the colours of the flag shown.", "The colours of this flag are which?"],
                  held_out=["What are this flag's colours?"]),
  'layout': dict(train=["How are the colours of this flag laid out?", "What is the layout of this flag?", "Name the layout of the flag shown.", "The flag has which layout?", "Tell me how this flag is laid out.", "See this flag: which layout?"],
+                extra=["Describe the layout of the flag.", "In what way is this flag laid out?", "Say how the flag shown is laid out.", "What kind of layout has this flag?", "The layout of this flag is what?", "Which layout do you see on this flag?"],
                 held_out=["What is this flag's layout?"]),
  'same': dict(train=["Do both pictures show the same flag?", "Is the flag in the note the same flag?", "The note shows a flag. Is it this flag?", "Tell me if the two flags are the same.", "Same flag in the note, yes or no?", "Compare the two flags: are they the same?"],
               held_out=["Are these two the same flag?"]),

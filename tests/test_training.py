@@ -29,7 +29,7 @@ def frozen(args):
     "What a configuration resolves to, without paths."
     return json.loads(json.dumps({k: v for k, v in args.to_dict().items() if k not in ('output_dir', 'logging_dir', 'run_name')}, default=str, sort_keys=True))
 
-@pytest.mark.parametrize('name,args', [('sft', lambda d: sft_config(d, 500, 32, 5e-3, 0, **ON_CPU)), ('grpo', lambda d: grpo_config(d, 60, 8, 8, 1e-4, 0, **ON_CPU))])
+@pytest.mark.parametrize('name,args', [('sft', lambda d: sft_config(d, 500, 32, 5e-3, 0, **ON_CPU)), ('grpo', lambda d: grpo_config(d, 60, 8, 8, 3e-4, 0, **ON_CPU))])
 def test_no_setting_drifts(name, args, tmp_path):
     path, now = root/'configs'/f'{name}.json', frozen(args(tmp_path))
     if os.environ.get('REBUILD'): path.write_text(json.dumps(now, indent=1, sort_keys=True)+'\n')
