@@ -125,6 +125,27 @@ def test_doubt_never_helps(stances):
 @given(st.lists(st.sampled_from(WORDS[:21]), max_size=12).map(' '.join))
 def test_a_question_is_never_a_clear_stance(clause): assert stance(clause + ' ?', ['Japan'], ['Peru']) in ('', 'unclear')
 
+# ---- several notes
+
+ABOUT = {True: 'The {} note is about a flag, so it applies.', False: 'The {} note is about Chad, so it does not apply.'}
+FACT = 'The flag is that of Japan.'
+
+@settings(max_examples=100, deadline=None)
+@given(st.permutations(['first', 'second', 'third']), st.lists(st.booleans(), min_size=1, max_size=3), st.booleans())
+def test_another_note_may_be_set_aside(order, applies, late):
+    "With one note followed, the others may be set aside wherever that stands; with none followed, each denial is one."
+    said = [ABOUT[a].format(n) for n, a in zip(order, applies)]
+    v = judge(' '.join([FACT, *said] if late else [*said, FACT]))
+    assert v['GS'] == any(applies) and v['dissonant'] == (not any(applies))
+
+@pytest.mark.parametrize('think', [
+    f"The note does not apply. {FACT}",
+    f"The first note applies. {FACT} But the first note does not apply.",
+    f"The first note applies. The flag is not that of Japan. {FACT}",
+    f"The first note applies. The second note does not apply. The flag is that of Peru.",
+    f"The first note might apply. The second note does not apply. {FACT}, or so it seems to be if one believes it?"])
+def test_following_a_note_excuses_no_denial_of_the_edit(think): assert not judge(think)['GS']
+
 # ---- edits
 
 row = lambda kind, GS: dict(kind=kind, GS=GS)
