@@ -176,12 +176,12 @@ def onward(edit:Edit, world:World, rng:random.Random, hops:int, words:str) -> Pr
     return in_scope_probe(edit, 'multi_hop', question, edit.image, [f'{hops}-hop'], answer=e.facts[r], aliases=e.fact_aliases.get(r, []), chain=chain, hops=hops,
                           path=path+[(r, e.name, e.facts[r])], old_names=[edit.target_old, *edit.target_old_aliases, *([was.facts[r]] if was and r in was.facts else [])])
 
-# %% ../nbs/05_benchmark.ipynb #7d9c10d8
+# %% ../nbs/05_benchmark.ipynb #9031d2b2
 def compositional(edit:Edit, world:World, rng:random.Random, words:str) -> list[Probe]:
     "Ways that lead to a fact edited in words: from its subject's picture, and from a country whose land neighbour the subject is, in words and by picture."
     a, r, known = world[edit.subject], edit.relation, (edit.relation, edit.subject_name, edit.target_new); picture = lambda e: f'{EDIT_ARTIST}/{e.code}'
     res = [in_scope_probe(edit, 'multi_hop', ask('picture', rng, words, r=r), picture(a), ['1-hop','compositional'], chain=[edit_names(a)], hops=1, path=[('country', '', a.name), known])]
-    near = [e for e in world.entities.values() if e.split == a.split and e.seen and not e.twin and neighbour(world, e) is a]
+    near = [e for e in world.entities.values() if e.split == a.split and e.seen and not e.twin and neighbour(world, e) is a and e.code != edit.target]
     if not near: return res
     z = rng.choice(near); way = [('neighbour', z.name, a.name), known]
     return res+[in_scope_probe(edit, 'multi_hop', ask('next_door', rng, words, x=z.name, r=r), None, ['1-hop','compositional','neighbour'], chain=[edit_names(a)], hops=1, path=way),

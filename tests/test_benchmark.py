@@ -11,7 +11,7 @@ from crane.core import CraneError, Edit, Probe, mentions
 from crane.editors import by_edit
 from crane.model import load_mllm
 from crane.sft import routing_chain
-from crane.world import counterfactuals, load_world, shown_in
+from crane.world import counterfactuals, load_world, neighbour, shown_in
 
 
 @pytest.fixture(scope='module')
@@ -105,6 +105,14 @@ def test_a_model_that_holds_more_is_in_no_weaker_stratum(old, new):
 
 def test_attributes_run_out_with_a_clear_error(world):
     with pytest.raises(CraneError, match='ask for fewer'): attribute_edits(world, 'valid', 5000, True)
+
+
+def test_a_way_never_starts_where_it_ends(world):
+    "Iraq's land neighbour becomes Jordan, whose land neighbour is Iraq: Jordan must not be where a question sets out."
+    for code in ('IQ', 'SN', 'PE'):
+        for o in [e for e in world.entities.values() if neighbour(world, e) is world[code]]:
+            edit = Edit(id='e', modality='textual', relation='neighbour', subject=code, subject_name=world[code].name, target=o.code, target_new=o.name, target_old=world[code].facts['neighbour'], question='?')
+            for seed in range(20): assert not [p.question for p in compositional(edit, world, random.Random(seed), 'train') if mentions(p.question, [o.name])]
 
 
 def test_routing_chains_follow_the_path(world, bench):
