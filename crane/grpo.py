@@ -50,7 +50,7 @@ def format_reward(
     fresh = sum(min(n, max(1, len(notes))) for n in said.values())/said.total()
     return fresh*min(1, LONGEST/len(t.think.split()))
 
-# %% ../nbs/08_grpo.ipynb #8b1b15c7
+# %% ../nbs/08_grpo.ipynb #44dc7f26
 def answer_reward(
     t:Trace, # The completion
     p:Probe, # What was asked
@@ -59,7 +59,7 @@ def answer_reward(
     "1 if the answer is the right name, alone or in the question's own words."
     stems = lambda text: {w.rstrip('s') for w in text.split()}
     said, free = f' {normalize(t.answer)} ', stems(f"{normalize(p.question)} {' '.join(EMPTY_WORDS)}")
-    return float(any(n in said and stems(said.replace(n, ' ', 1)) <= free for n in (f' {normalize(r)} ' for r in right_names(p))))
+    return float(any(n in said and n+n.lstrip() not in said and stems(said.replace(n, ' ', 1)) <= free for n in (f' {normalize(r)} ' for r in right_names(p)))) # a name said twice is two answers, even where the question holds it
 
 # %% ../nbs/08_grpo.ipynb #a4b2703c
 _A_NOTE = r'(?:a|the|this|that|both|neither|each|first|second|third) (?:\w+ )?(?:notes?|edits?|statements?|claims?|hints?)\b'

@@ -102,8 +102,8 @@ def test_an_unknown_kind_of_evidence_is_refused(bench):
     with pytest.raises(CraneError, match='choose picture, words, score'): routing_note(Hit(bench.edits[0], 1.), 'smell')
 
 def test_three_lines(world):
-    crane = Crane(world=world); e = crane.edit_flag('flag-icons-4x3/PE', 'Chile')
-    assert crane.ask('What is the capital of the country shown?', 'twemoji/PE').answer == 'Santiago' and e.target_old == 'Peru'
+    crane = Crane(world=world); e = crane.edit_flag('flag-icons-4x3/PE', 'Japan')
+    assert crane.ask('What is the continent of the country shown?', 'twemoji/PE').answer == 'Asia' and e.target_old == 'Peru'
     assert crane.ask('What is the capital of Peru?').answer == crane.plain('What is the capital of Peru?').answer == 'Lima'
     assert crane.ask('Whose flag is this?', 'twemoji/NO').answer == 'Norway'
 
