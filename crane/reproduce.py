@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['SWITCHES', 'app', 'edits_app', 'LIBRARY', 'MODEL', 'unknown', 'parse_profile', 'load_profile', 'notebooks',
            'read_notebook', 'notebook_parameters', 'check_parameters', 'plan', 'digest', 'file_hashes', 'code_cells',
-           'modules', 'stage_keys', 'finished', 'clock', 'child_memory', 'show_progress', 'watch', 'CountingEngine',
-           'failure', 'run_notebook', 'run_lock', 'hardware', 'versions', 'git_state', 'shareable', 'promote',
-           'promoted', 'run_all', 'reproduce', 'dry', 'reproduce_command', 'doctor_command', 'main', 'told',
-           'own_encoder', 'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits',
-           'trained_adapter', 'train_command', 'train']
+           'modules', 'stage_keys', 'ingredients', 'differing', 'finished', 'clock', 'child_memory', 'show_progress',
+           'watch', 'CountingEngine', 'failure', 'run_notebook', 'run_lock', 'hardware', 'versions', 'git_state',
+           'shareable', 'promote', 'promoted', 'run_all', 'reproduce', 'dry', 'reproduce_command', 'doctor_command',
+           'main', 'told', 'own_encoder', 'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change',
+           'search_edits', 'trained_adapter', 'train_command', 'train', 'touched_up', 'ledger_command',
+           'evaluate_command']
 
 # %% ../nbs/11_reproduce.ipynb #2b8581a7
 import ast, configparser, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, platform, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
@@ -152,6 +153,26 @@ def stage_keys(
         env = {v: os.environ.get(v) for v in SWITCHES if any(v in c for c in code)}
         last = keys[s] = digest([last, code, params, modules(s, root), env])
     return keys
+
+# %% ../nbs/11_reproduce.ipynb #8fb0c44f
+def ingredients(
+    steps:dict[str,dict], # The plan
+    seed:int,
+    root:Path,            # Project folder
+) -> dict[str,dict[str,str]]: # Kind -> name -> value or hash
+    "Everything that results are made of."
+    mods = {n: digest(x) for s in steps for n,x in modules(s, root).items()}
+    return dict(code={s: digest(code_cells(notebooks(root)[s])) for s in steps}, module=mods, parameter={f'{s}.{k}': repr(v) for s, ps in steps.items() for k, v in ps.items() if k != 'run'},
+                data=file_hashes(root/'crane'/'data'), package=versions(root), hardware={k: str(v) for k, v in hardware().items()}, seed={'seed': str(seed)})
+
+def differing(old:dict[str,dict[str,str]], new:dict[str,dict[str,str]]) -> list[str]: # One line each
+    "What differs between two lists of ingredients; hashes are not shown."
+    res = []
+    for kind in new:
+        a, b = old.get(kind, {}), new[kind]
+        for k in sorted({*a, *b}):
+            if a.get(k) != b.get(k): res.append(f'{kind} {k}: '+('changed' if kind in ('code','module','data') and k in a and k in b else f"{a.get(k, 'none')} → {b.get(k, 'none')}" if kind not in ('code','module','data') else 'new' if k in b else 'gone'))
+    return res
 
 # %% ../nbs/11_reproduce.ipynb #6c174938
 def finished(
@@ -360,7 +381,7 @@ def run_all(
         records[s] = rec
     return records
 
-# %% ../nbs/11_reproduce.ipynb #390313cf
+# %% ../nbs/11_reproduce.ipynb #8ff77caf
 def reproduce(
     name:str,            # Profile
     root:Path|None=None, # Project folder; found from the current folder if not given
@@ -377,7 +398,7 @@ def reproduce(
         print(f"{len(steps)} notebooks of profile '{name}': {clock(total)} in all, {clock(time.time()-start)} of them now; peak memory {peak/1e9:.1f} GB")
         last = list(keys.values())[-1]
         if not profile['promote']: return runs/'10_report'/'figures'
-        about = dict(profile=name, seed=profile['seed'], key=last, seconds=round(total, 1), peak_bytes=peak) | git
+        about = dict(profile=name, seed=profile['seed'], key=last, seconds=round(total, 1), peak_bytes=peak, made_of=ingredients(steps, profile['seed'], root)) | git
         return root/'figures' if promoted(root, last) else promote(root, runs, records, about)
 
 # %% ../nbs/11_reproduce.ipynb #26286f70
@@ -572,3 +593,50 @@ def train(method:str, run:str, model:str, steps:int, batch_size:int, generations
         train_grpo(m, grpo_dataset(b, world, steps, n, seed), out/'trainer', steps, n, generations, learning_rate or 3e-4, seed, use_vllm=vllm, **often)
     if int(os.environ.get('RANK', 0)) == 0: trained_adapter(out/'trainer', out/'model', model)
     return out/'model'
+
+# %% ../nbs/11_reproduce.ipynb #b13755a8
+def touched_up(figures:Path) -> list[str]: # Names
+    "Promoted files that are not as they were promoted."
+    was, now = read_json(figures/'provenance.json')['files'], {k: v for k, v in file_hashes(figures).items() if k != 'provenance.json'}
+    return sorted(k for k in {*was, *now} if was.get(k) != now.get(k))
+
+@app.command('ledger')
+def ledger_command(why:bool=typer.Option(False, '--why', help='say what has changed since the promoted run: code, parameters, data, packages, hardware, seed')):
+    "Print the claims of the paper beside what was measured; status 1 if one does not hold."
+    with told():
+        root = project_root(); figures = root/'figures'; p = read_json(figures/'provenance.json')
+        if lost := touched_up(figures): _stop(2, f"crane: figures/{lost[0]} and {len(lost)-1} others are not as they were promoted: restore them, or run `make reproduce` again.")
+        rows = read_json(figures/'ledger.json')
+        for r in rows: print(f"{r['verdict']:<14}{r['claim']}\n{'':14}paper: {r['paper'] or 'in words'}; ours: {r['ours'] or 'none'}\n{'':14}{r['kind']}: {r['rule']}{'; tolerance '+r['tolerance'] if r['tolerance'] else ''} ({r['where']})")
+        failed = sum(r['verdict'] == 'fails' for r in rows); print(f"{len(rows)} claims, {failed} of them fail; promoted from commit {p['commit'][:8]}, profile {p['profile']}")
+        if why:
+            changed = differing(p['made_of'], ingredients(plan(p['profile'], root), load_profile(p['profile'], root)['seed'], root))
+            print('nothing has changed since the promoted run' if not changed else 'changed since the promoted run:\n  '+'\n  '.join(changed))
+        if failed: raise typer.Exit(1)
+
+# %% ../nbs/11_reproduce.ipynb #38086651
+@app.command('evaluate')
+def evaluate_command(
+    method:str=typer.Option('CRANE', '--method', help='an editor such as FT-L, CRANE, "retrieval prompt", or an editor of yours as file.py:function'),
+    model:str=typer.Option('pocket', '--model', help='a folder, a Hub id, or pocket; for CRANE the folder of a routing model, or pocket for the shipped one'),
+    data:Path=typer.Option(..., '--data', help='a folder that 05_benchmark wrote, or with --format the file of a public data set'),
+    format:str=typer.Option('', '--format', help='of a public data set, such as VLKEB'), images:Path=typer.Option(None, '--images', help='where its pictures lie'),
+    split:str=typer.Option('test', '--split'), limit:int=typer.Option(0, '--limit', min=0, help='only so many edits; 0 for all'),
+    retrieval:str=typer.Option('real', '--retrieval', help='real, gold or noisy'), out:Path=typer.Option('evaluation', '--out', help='folder of the traces and results'), seed:int=0,
+    judge:str=typer.Option('', '--judge', help='address of a second scorer that speaks the OpenAI protocol'), judge_model:str=typer.Option('', '--judge-model'),
+):
+    "Evaluate a model and a method, and print its metrics with 95 % intervals."
+    with told():
+        from crane.benchmark import load_public, read_benchmark
+        from crane.evaluation import agreement_results, endpoint, evaluate, second_opinion
+        from crane.model import load_mllm
+        from crane.sft import load_router, shipped_router
+        from crane.world import load_world
+        world = load_public(format, data, images) if format else load_world(); b = world if format else read_benchmark(data, split, world)
+        m = load_router(shipped_router() if model == 'pocket' else model) if method == 'CRANE' else load_mllm(model)
+        edits = b.edits[:limit or None]; ids = {e.id for e in edits}; probes = [p for p in b.probes if p.edit_id in ids]
+        scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, log=lambda done, of: print(f'\r{done} of {of} probes', end='', file=sys.stderr, flush=True)); print(file=sys.stderr)
+        res = read_json(out/'results.json')
+        if judge: res += agreement_results(second_opinion(scored, probes, endpoint(judge, judge_model))); write_json(out/'results.json', res)
+        for r in res: print(f"{r['method']:<18}{r['metric']:<26}{100*r['value']:6.1f} [{100*r['lo']:.1f}, {100*r['hi']:.1f}]  n={r['n']}")
+        print(f'traces and results: {os.path.relpath(out)}')
