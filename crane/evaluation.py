@@ -5,12 +5,13 @@
 # %% auto #0
 __all__ = ['BEHIND_LIBRARY', 'IN_SCOPE', 'METRICS', 'CONTROLS', 'COSTS', 'THEIRS', 'GOALS', 'QUESTION', 'SCHEMA', 'fill',
            'run_crane', 'looking_up', 'retrieved', 'own_editor', 'independence', 'score', 'result', 'shallow_gap',
-           'results', 'stratum_results', 'differences', 'sign_flip', 'costs', 'forced_rows', 'forced_editor',
-           'forced_library', 'their_results', 'hop_results', 'every_second_flag', 'of_these', 'sequence_results',
+           'results', 'main_results', 'differences', 'sign_flip', 'costs', 'forced_rows', 'forced_editor',
+           'forced_library', 'their_results', 'hop_results', 'of_these', 'a_sequence', 'after', 'sequence_results',
            'grouped', 'recall_results', 'passing_results', 'libraries', 'grow', 'growth_results', 'every_kind',
-           'plain_rows', 'kind_results', 'is_kind', 'goal_results', 'ood_prompts', 'ood_results', 'words_only',
-           'judge_prompt', 'second_opinion', 'agreement_results', 'endpoint', 'records_hash', 'open_evaluation',
-           'whole_lines', 'finished', 'add_lines', 'asker', 'evaluate', 'check_lines', 'own_results']
+           'plain_rows', 'kind_results', 'is_kind', 'goal_results', 'ood_questions', 'ood_library', 'ood_rows',
+           'ood_results', 'words_only', 'judge_prompt', 'second_opinion', 'agreement_results', 'endpoint',
+           'records_hash', 'open_evaluation', 'whole_lines', 'finished', 'add_lines', 'asker', 'evaluate',
+           'check_lines', 'own_results']
 
 # %% ../nbs/09_evaluation.ipynb #0e5feff6
 import hashlib, importlib.util, json, os, time
@@ -133,13 +134,15 @@ def results(scored:list[dict]) -> list[dict]: # Flat rows: T1 by method and metr
         res += [result('T4', method, x, of(kind, tag=tag), x, probe=kind, tag=tag) for kind,tags in dict(text_locality=('near','far'), image_locality=('far','look-alike')).items() for tag in tags for x in ('EI','drift','leak')]
     return res
 
-# %% ../nbs/09_evaluation.ipynb #7437970e
-def stratum_results(scored:list[dict], strata:dict[str,str]) -> list[dict]: # F3s, by method and conflict stratum
-    "GS by how firmly the unedited model holds what is edited."
+# %% ../nbs/09_evaluation.ipynb #fbabecc3
+def main_results(scored:list[dict], strata:dict[str,str]) -> list[dict]: # T2, by method, conflict stratum, probe kind (or `all`) and seed (or `all`)
+    "GS by how firmly the unedited model holds what is edited, and by probe kind."
     groups = {}
     for r in scored:
-        if r['kind'] in IN_SCOPE: groups.setdefault((r['method'], strata[r['edit_id']]), []).append(r)
-    return [result('F3s', method, 'GS', rows, 'GS', stratum=s, edits=len({r['edit_id'] for r in rows})) for (method,s),rows in groups.items()]
+        if r['kind'] in IN_SCOPE:
+            for kind in (r['kind'], 'all'):
+                for seed in (r.get('seed', 0), 'all'): groups.setdefault((r['method'], strata[r['edit_id']], kind, seed), []).append(r)
+    return [result('T2', method, 'GS', rows, 'GS', stratum=s, probe=kind, seed=seed, edits=len({r['edit_id'] for r in rows})) for (method,s,kind,seed),rows in groups.items()]
 
 # %% ../nbs/09_evaluation.ipynb #ebd1d618
 CONTROLS = {'FT-L chain':'FT-L', 'LoRA chain':'LoRA', 'SERAC chain':'SERAC'} # control -> what it is compared with
@@ -215,23 +218,28 @@ def hop_results(scored:list[dict]) -> list[dict]: # T3, by method and hops
         if 'IEU' in r: groups.setdefault((r['method'], r['tag']), []).append(r | {'multi-hop GS':r['FMT'] and r['AS'] and r['IEU']})
     return [result('T3', method, k, rows, field, hops=hops) for (method,hops),rows in sorted(groups.items(), key=lambda x: x[0][1]) for k,field in (('answer','AS'), ('IEU','IEU'), ('multi-hop GS','multi-hop GS'))]
 
-# %% ../nbs/09_evaluation.ipynb #b347a8fb
-def every_second_flag(edits:list[Edit]) -> list[Edit]:
-    "The first edit of every second subject."
-    return list({e.subject:e for e in reversed(edits)}.values())[::-2]
-
+# %% ../nbs/09_evaluation.ipynb #9f2fb10b
 def of_these(edits:list[Edit], probes:list[Probe]) -> list[Probe]:
-    "The probes of some edits, without locality probes that show a flag which another of them edits."
+    "The probes of some visual edits, without those that ask for the country of a flag which another of them edits."
     ids, edited = {e.id for e in edits}, {e.subject for e in edits}
-    return [p for p in probes if p.edit_id in ids and not (p.kind == 'image_locality' and shown_in(p.image) in edited)]
+    return [p for p in probes if p.edit_id in ids and not (p.kind == 'image_locality' and 'same picture' not in p.tags and shown_in(p.image) in edited)]
+
+def a_sequence(edits:list[Edit], facts:list[Edit], probes:list[Probe], n:int) -> tuple[list[Edit],list[Probe]]: # At most `n` edits, and the probes of the visual ones
+    "Edits that do not touch each other: one for each flag, as far as half of `n`, then facts in words on which no probe rests."
+    lot = list({e.subject:e for e in reversed(edits)}.values())[::-1][:max(1, n//2)]; ps = of_these(lot, probes); rests_on = {(r, s) for p in ps for r,s,_ in p.path}
+    return lot+[e for e in facts if (e.relation, e.subject_name) not in rests_on][:n-len(lot)], ps
+
+def after(name:str, n:int, m:MLLM, lot:list[Edit], probes:list[Probe], world:World, **settings) -> list[dict]: # Rows with `held`; none where the editor cannot make an edit of them
+    "Make the first `n` edits of a sequence in one model, and ask their probes."
+    some = lot[:n]; ids = {e.id for e in some}
+    if get_editor(name).needs_image and not all(e.image for e in some): return []
+    return run_sequence(name, m, some, [p for p in probes if p.edit_id in ids], world, **settings)
 
 def sequence_results(many:list[dict], single:list[dict]) -> list[dict]: # T1s: by method, metric and number of edits in the model
-    "What methods keep when they hold many edits, beside one at a time on the same probes."
-    ids, names = {r['probe_id'] for r in many}, dict.fromkeys([r['method'] for r in many]+['CRANE'])
-    held = lambda r: r['held'] if 'held' in r else r.get('library', 1)
-    rows = [r for r in [*many, *single] if r['probe_id'] in ids and r['method'] in names]
-    return [result('T1s', m, k, mine, METRICS[k][0], held=n) for m in names for n in sorted({held(r) for r in rows if r['method'] == m}) for k in ('FMT','GS','IEU','text EI','image EI')
-            for mine in [[r for r in rows if (r['method'], held(r)) == (m, n) and r['kind'] in METRICS[k][1]]] if mine]
+    "What methods keep when they hold many edits, beside each edit alone on the probes of all."
+    ids, names = {r['probe_id'] for r in many}, dict.fromkeys(r['method'] for r in many); rows = many+[r | dict(held=1) for r in single if r['probe_id'] in ids and r['method'] in names and 'library' not in r]
+    return [result('T1s', m, k, mine, METRICS[k][0], held=n) for m in names for n in sorted({r['held'] for r in rows if r['method'] == m}) for k in ('FMT','GS','IEU','text EI','image EI')
+            for mine in [[r for r in rows if (r['method'], r['held']) == (m, n) and r['kind'] in METRICS[k][1]]] if mine]
 
 # %% ../nbs/09_evaluation.ipynb #a77afb9d
 def grouped(rows:list[dict]) -> list[tuple[dict,list[dict]]]: # Split and its rows
@@ -248,7 +256,7 @@ def passing_results(rows:list[dict], tau:dict[str,float], holds:str) -> list[dic
     "What thresholds let through."
     return [result('T8a', holds, 'found' if rs[0]['in_scope'] else 'passes', [r | dict(hit=r['score'] >= tau[r['modality']] and (r['right'] or not r['in_scope'])) for r in rs], 'hit', **split) for split,rs in grouped(rows)]
 
-# %% ../nbs/09_evaluation.ipynb #ea2dda57
+# %% ../nbs/09_evaluation.ipynb #ba068dbd
 def libraries(new:Callable, edits:list[Edit], others:list[Edit], n:int) -> list[tuple[DualLibrary,set[str]]]: # Each with the ids of the edits whose probes it serves
     "Libraries of `n` edits that together hold all of `edits`; where these do not fill one, `others` do. `new` makes an empty one."
     some, res = n < len(edits), []
@@ -268,14 +276,14 @@ def grow(method:str, answers:Callable, new:Callable, edits:list[Edit], others:li
     return [r | said_row(p, said[p]) for r,p in zip(rows, prompts)]
 
 def growth_results(scored:list[dict]) -> list[dict]: # T4n: by method and size of the library
-    "Recall, false hits, GS and Edit Independence by library size."
+    "Recall, false hits, GS and Edit Independence, with the two ways to lose it, by library size."
     res, groups = [], {}
     for r in scored: groups.setdefault((r['method'], r['library']), []).append(r | dict(any=bool(r['retrieved'])))
     for (method,n),mine in groups.items():
-        res += [result('T4n', method, name, [r for r in mine if r['kind'] in kinds], field, N=n) for name,field,kinds in (('recall','own',IN_SCOPE), ('GS','GS',IN_SCOPE), ('text false hits','any',['text_locality']), ('image false hits','any',['image_locality']), ('text EI','EI',['text_locality']), ('image EI','EI',['image_locality']))]
+        res += [result('T4n', method, name, [r for r in mine if r['kind'] in kinds], field, N=n) for name,field,kinds in [('recall','own',IN_SCOPE), ('GS','GS',IN_SCOPE), *((f'{what} {name}', field, [f'{what}_locality']) for what in ('text','image') for name,field in (('false hits','any'), ('EI','EI'), ('drift','drift'), ('leak','leak')))]]
     return res
 
-# %% ../nbs/09_evaluation.ipynb #f864d35e
+# %% ../nbs/09_evaluation.ipynb #7933a0a8
 def every_kind(name:str, m:MLLM, lib:DualLibrary, b:Benchmark, world:World, plain:dict[Prompt,Completion], seed:int) -> list[dict]: # Scored rows with `edit` (kind of edit), `tag`, `seed`
     "All probes of a benchmark behind a library of all its edits."
     answers = looking_up(m, world, plain); hits = found(lib, b.probes, think=thinks(answers))
@@ -287,11 +295,12 @@ def plain_rows(probes:list[Probe], plain:dict[Prompt,Completion]) -> list[dict]:
     "What the unedited model says."
     return [dict(method='base', edit_id=p.edit_id, probe_id=p.id, kind=p.kind, **said_row(q, plain[q])) for p in probes for q in [Prompt(p.question, p.image)]]
 
-def kind_results(scored:list[dict]) -> list[dict]: # T2, by kind of edit, probe, tag and seed
+def kind_results(scored:list[dict]) -> list[dict]: # T2k, by kind of edit, probe, tag and seed; seed `all` takes the seeds together
     "GS in scope and EI out of scope, of every kind of edit and probe."
     groups = {}
-    for r in scored: groups.setdefault((r['method'], r['seed'], r['edit'], r['kind'], r['tag']), []).append(r)
-    return [result('T2', method, metric, rs, metric, seed=seed, edit=edit, probe=kind, tag=tag) for (method,seed,edit,kind,tag),rs in groups.items() for metric in ['EI' if 'locality' in kind else 'GS']]
+    for r in scored:
+        for seed in (r['seed'], 'all'): groups.setdefault((r['method'], seed, r['edit'], r['kind'], r['tag']), []).append(r)
+    return [result('T2k', method, metric, rs, metric, seed=seed, edit=edit, probe=kind, tag=tag) for (method,seed,edit,kind,tag),rs in groups.items() for metric in ['EI' if 'locality' in kind else 'GS']]
 
 # %% ../nbs/09_evaluation.ipynb #d5b5f6f6
 def is_kind(*kinds, tag=None): return lambda r: r['kind'] in kinds and tag in (None, r['tag'])
@@ -307,21 +316,35 @@ def goal_results(scored:list[dict]) -> list[dict]: # By method, goal and seed; s
            for name,(field,want,goal) in GOALS.items() for mine in [[r for r in rows if r['method'] == method and seed in ('all', r['seed']) and want(r)]] if mine]
     return [r | dict(split=r['split'] | dict(edits=len({x['edit_id'] for x in scored if x['method'] == r['method']}))) for r in res]
 
-# %% ../nbs/09_evaluation.ipynb #606396b0
-def ood_prompts(second:World, n:int=None) -> list[tuple[str,Prompt,Probe]]: # Set, prompt with its gold note, probe
-    "Questions about the second domain behind gold notes; at most `n` of each set."
-    texts, res = knowledge_texts(second), {'a short note':[], 'texts, subdivisions':[], 'texts, emoji':[]}
+# %% ../nbs/09_evaluation.ipynb #2c80dcfa
+def ood_questions(second:World, n:int=None) -> list[tuple[str,Probe]]: # Set, and probe
+    "Questions about the second domain; at most `n` of each set."
+    res = {'a short note':[], 'texts, subdivisions':[], 'texts, emoji':[]}
     probe = lambda k, q: Probe(id=k.id, edit_id=k.id.split('/')[0], kind='exact', question=q, image=k.query_image, answer=k.answer, aliases=k.aliases, edit_names=[k.answer, *k.aliases])
-    for k in texts:
+    for k in knowledge_texts(second):
         flag = second[k.id.split('/')[0]].kind == 'subdivision'
-        if flag and k.id.endswith('/name'): q = 'Whose flag is this?'; res['a short note'].append((Prompt(q, k.query_image, (flag_note(k.answer, k.image),)), probe(k, q)))
-        res['texts, subdivisions' if flag else 'texts, emoji'].append((Prompt(k.question, k.query_image, (Note(k.knowledge, k.image),)), probe(k, k.question)))
-    return [(name, *x) for name,xs in res.items() for x in xs[:n]]
+        if flag and k.id.endswith('/name'): res['a short note'].append(probe(k, 'Whose flag is this?'))
+        res['texts, subdivisions' if flag else 'texts, emoji'].append(probe(k, k.question))
+    return [(name, p) for name,ps in res.items() for p in ps[:n]]
 
-def ood_results(method:str, m:MLLM, asked:list[tuple[str,Prompt,Probe]], second:World) -> list[dict]: # T5 by set: FMT, right answers, GS
-    "How a model answers about what it has never seen, with the gold note before it."
-    cs = answer_routed(m, [p for _,p,_ in asked], second); rows = [dict(edit_id=q.edit_id, set=name) | verdict(c.trace, q) for (name,_,q),c in zip(asked, cs)]
-    return [result('T5', method, k, [r for r in rows if r['set'] == name], k, set=name, retrieval='gold') for name in dict.fromkeys(r['set'] for r in rows) for k in ('FMT','AS','GS')]
+def ood_library(encoder:Encoder, second:World, thresholds:dict[str,float]) -> tuple[DualLibrary,dict[str,Note]]: # And the text of each thing
+    "A library that says what each picture of the second domain shows."
+    of = {k.id.split('/')[0]:k for k in knowledge_texts(second)}; lib = DualLibrary(encoder, thresholds)
+    lib.add([Edit(id=c, modality='visual', relation='identity', subject=c, subject_name=second[c].name, target=c, target_old='', target_new=second[c].name, question='What is shown?', image=k.image) for c,k in of.items()])
+    return lib, {c:Note(k.knowledge, k.image) for c,k in of.items()}
+
+def ood_rows(method:str, m:MLLM, asked:list[tuple[str,Probe]], second:World, hits:list[list[Hit]], texts:dict[str,Note], retrieval:str) -> list[dict]: # Scored rows with `set`, `retrieval`, `own`
+    "How a model answers about what it has never seen, behind what was retrieved."
+    note = lambda name, h: flag_note(h.edit.target_new, h.edit.image) if name == 'a short note' else texts[h.edit.id]
+    prompts = [Prompt(p.question, p.image, tuple(note(name, h) for h in hs)) for (name,p),hs in zip(asked, hits)]
+    return [dict(method=method, edit_id=p.edit_id, probe_id=p.id, kind=p.kind, set=name, retrieval=retrieval, own=any(h.edit.id == p.edit_id for h in hs), **said_row(q, c), **retrieved(hs)) | verdict(c.trace, p)
+            for (name,p),q,hs,c in zip(asked, prompts, hits, answer_routed(m, prompts, second))]
+
+def ood_results(rows:list[dict]) -> list[dict]: # T5 by set and retrieval: own note met, FMT, right answers, GS
+    "The table of what was never seen."
+    groups = {}
+    for r in rows: groups.setdefault((r['method'], r['set'], r['retrieval']), []).append(r)
+    return [result('T5', method, k, rs, f, set=name, retrieval=how) for (method,name,how),rs in groups.items() for k,f in (('own note met','own'), ('FMT','FMT'), ('AS','AS'), ('GS','GS'))]
 
 # %% ../nbs/09_evaluation.ipynb #bc417342
 def words_only(encoder:Encoder, edits:list[Edit], probes:list[Probe]) -> list[list[Hit]]:
@@ -330,7 +353,7 @@ def words_only(encoder:Encoder, edits:list[Edit], probes:list[Probe]) -> list[li
     def best(i, scores): j = next(j for j in (-scores).argsort(kind='stable') if not skip(i, edits[j])); return [Hit(edits[j], float(scores[j]), 'words')]
     return [best(i, s) for i,s in enumerate(asked@keys.T)]
 
-# %% ../nbs/09_evaluation.ipynb #83bdbad0
+# %% ../nbs/09_evaluation.ipynb #3a3097fd
 QUESTION = """A fact was edited in a model: {old} became {new}.
 It was then asked: {question}
 It thought: {think}
@@ -359,19 +382,21 @@ def agreement_results(rows:list[dict]) -> list[dict]: # `second`, by method: its
     return res
 
 def endpoint(
-    url:str,     # Of a server that speaks the OpenAI protocol, such as `http://localhost:8000/v1`
+    url:str,     # Of a server that speaks the OpenAI protocol, such as `https://server/v1`
     model:str,   # Its name there
     key:str=None,
 ) -> Callable: # For `second_opinion`
     "Ask a served model."
-    from huggingface_hub import InferenceClient
-    client = InferenceClient(base_url=url, api_key=key)
-    def one(text):
-        try: return client.chat_completion([dict(role='user', content=text)], model=model, max_tokens=512, temperature=0.).choices[0].message.content
-        except Exception as e: raise CraneError(f"the second scorer at {url} does not answer ({type(e).__name__}: {e}): check the address and the model's name.") from e
-    return lambda texts: [one(t) for t in texts]
+    import httpx
+    ask = dict(model=model, max_tokens=512, temperature=0.); head = {'Authorization':f'Bearer {key}'} if key else {}
+    def one(client, text):
+        try: return client.post(url.rstrip('/')+'/chat/completions', json=ask | dict(messages=[dict(role='user', content=text)])).raise_for_status().json()['choices'][0]['message']['content']
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, LookupError, TypeError) as e: raise CraneError(f"the second scorer at {url} does not answer ({type(e).__name__}: {e}): check the address and the model's name.") from e
+    def many(texts):
+        with httpx.Client(timeout=120, headers=head) as client: return [one(client, t) for t in texts]
+    return many
 
-# %% ../nbs/09_evaluation.ipynb #5217bd48
+# %% ../nbs/09_evaluation.ipynb #89389d45
 SCHEMA = 1 # version of the stored lines
 
 def records_hash(edits:list[Edit], probes:list[Probe]) -> str: # Hex SHA-256
@@ -380,11 +405,12 @@ def records_hash(edits:list[Edit], probes:list[Probe]) -> str: # Hex SHA-256
 
 def open_evaluation(folder:Path, about:dict) -> Path: # The file of its lines
     "Begin an evaluation or go on with it; lines of another one are a `CraneError`."
-    file = folder/'about.json'
-    if not file.exists(): folder.mkdir(parents=True, exist_ok=True); write_json(file, about)
+    file, path = folder/'about.json', folder/'traces.jsonl'
+    if not file.exists(): folder.mkdir(parents=True, exist_ok=True); write_json(file, about | made_by())
     old = read_json(file); other = [k for k in about if old.get(k) != about[k]]
     if other: raise CraneError(f"{folder} holds an evaluation with another {other[0]} ({old.get(other[0])!r}, not {about[other[0]]!r}): choose another folder.")
-    return folder/'traces.jsonl'
+    if 'traces' in old and (not path.exists() or sha256_file(path) != old['traces']): raise CraneError(f"{path} is not as the evaluation left it: restore it, or choose another folder and evaluate again.")
+    return path
 
 def whole_lines(path:Path) -> list[dict]:
     "The lines of an evaluation that may have been stopped in the middle of one, which is dropped."
@@ -413,7 +439,7 @@ def asker(method:str, m:MLLM, edits:list[Edit], probes:list[Probe], world, retri
     meets = lambda ps: [given[p.id] for p in ps] if given else found(lib, ps, think=thinks(lambda q: answer_routed(m, q, world)))
     return lambda es, ps: run_crane(method, m, lib, es, ps, world, hits=meets(ps))
 
-# %% ../nbs/09_evaluation.ipynb #f68e4fed
+# %% ../nbs/09_evaluation.ipynb #b7d6e3c1
 def evaluate(
     method:str,       # Key of `EDITORS`, `CRANE`, `retrieval prompt`, or an editor of yours as `file.py:function`
     m:MLLM,           # What is edited; for `CRANE` a routing model
@@ -436,7 +462,7 @@ def evaluate(
         with unadapted(m): plain = dict(zip(prompts, answer(m, prompts, world)))
         add_lines(path, plain_rows(ps, plain)+ask(some, ps)); had |= {p.id for p in ps}; log(len(had), len(probes))
     scored = score(check_lines(read_jsonl(path), probes, path), probes); write_jsonl(folder/'scored.jsonl', scored)
-    write_json(folder/'results.json', own_results(scored))
+    write_json(folder/'results.json', own_results(scored)); write_json(folder/'about.json', read_json(folder/'about.json') | dict(traces=sha256_file(path)))
     return scored
 
 def check_lines(rows:list[dict], probes:list[Probe], path:Path) -> list[dict]: # The same rows

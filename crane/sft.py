@@ -72,7 +72,7 @@ def topic(edit:Edit, same_subject:bool, pictured:bool) -> str:
     if not same_subject: return edit.subject_name
     return f'the {RELATIONS.get(edit.relation, edit.relation)}'
 
-# %% ../nbs/07_sft.ipynb #754e7061
+# %% ../nbs/07_sft.ipynb #1bd2a9d2
 def routing_chain(
     p:Probe,
     given:list[tuple[Edit,bool]], # Edits in the prompt, and whether each applies
@@ -82,10 +82,10 @@ def routing_chain(
     "The right response to a probe behind some edits."
     names = ['note'] if len(given) == 1 else ['first note','second note','third note']
     weighed = [(e, applies, weigh_edit(p, e, world, applies, n, form)) for (e,applies),n in zip(given, names)]
-    first = [w for w in weighed if w[0].image or mentions(p.question, [w[0].subject_name])]; later = [w for w in weighed if w not in first] # a fact in words waits until the chain comes to its subject
+    first = [w for w in weighed if w[0].image or not p.image]; later = [w for w in weighed if w not in first] # a fact in words waits until the picture is named
     chain = [s for *_,s in first]
     for (_,subject,_), says in zip(p.path, path_sentences(p.path)):
-        due = [w for w in later if subject == w[0].subject_name]
+        due = [w for w in later if subject and (not w[1] or subject == w[0].subject_name)]
         chain += [s for *_,s in due]+[says]; later = [w for w in later if w not in due]
     return respond(*chain, *(s for *_,s in later), answer=p.path[-1][2])
 
