@@ -144,7 +144,7 @@ def main_results(scored:list[dict], strata:dict[str,str]) -> list[dict]: # T2, b
                 for seed in (r.get('seed', 0), 'all'): groups.setdefault((r['method'], strata[r['edit_id']], kind, seed), []).append(r)
     return [result('T2', method, 'GS', rows, 'GS', stratum=s, probe=kind, seed=seed, edits=len({r['edit_id'] for r in rows})) for (method,s,kind,seed),rows in groups.items()]
 
-# %% ../nbs/09_evaluation.ipynb #ebd1d618
+# %% ../nbs/09_evaluation.ipynb #3fc8d323
 CONTROLS = {'FT-L chain':'FT-L', 'LoRA chain':'LoRA', 'SERAC chain':'SERAC'} # control -> what it is compared with
 COSTS = dict(steps='steps', seconds='s', touched='parameters', stored='bytes') # field -> unit
 
@@ -169,11 +169,11 @@ def sign_flip(
     _, g = np.unique(groups, return_inverse=True); sums = np.bincount(g, values); flips = np.random.default_rng(seed).choice([-1, 1], (n, len(sums)))
     return float((1+(abs(flips@sums) >= abs(sums.sum())-1e-9).sum())/(n+1))
 
-def costs(scored:list[dict]) -> list[dict]: # T7: mean over edits, by method and cost
-    "What an edit costs."
+def costs(scored:list[dict]) -> list[dict]: # T7: mean over edits, by method and cost; tokens over all answers
+    "What an edit costs, and an answer."
     once = {(r['method'], r['edit_id']):r for r in scored if 'steps' in r}
     methods = dict.fromkeys(m for m,_ in once)
-    return [result('T7', m, k, [r for (x,_),r in once.items() if x == m], k) | dict(unit=unit) for m in methods for k,unit in COSTS.items()]
+    return [result('T7', m, k, [r for (x,_),r in once.items() if x == m], k) | dict(unit=unit) for m in methods for k,unit in COSTS.items()]+[result('T7', m, 'tokens', [r for r in scored if r['method'] == m], 'tokens') | dict(unit='per answer') for m in methods]
 
 # %% ../nbs/09_evaluation.ipynb #0c14cd40
 THEIRS = {('exact',):'reliability', ('text_rephrase',):'text generality', ('image_rephrase',):'image generality', ('multi_hop',):'portability', ('text_locality',):'text locality', ('image_locality',):'image locality'} # probe kinds -> their name
