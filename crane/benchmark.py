@@ -317,16 +317,17 @@ def read_benchmark(folder:str|Path, split:str, world:World=None) -> Benchmark:
     edits, rows = read_parquet(Edit, Path(folder)/f'{split}.edits.parquet', world); probes, _ = read_parquet(Probe, Path(folder)/f'{split}.probes.parquet', world)
     return Benchmark(edits, probes, [dict(edit_id=e.id, stratum=r['stratum'], p_old=r['p_old']) for e,r in zip(edits, rows)])
 
-# %% ../nbs/05_benchmark.ipynb #bbeffaf6
-FIRST = {('exact',), ('text_rephrase',), ('image_rephrase','artist'), ('multi_hop','1-hop'), ('text_locality','near'), ('text_locality','far'), ('image_locality','far'), ('image_locality','look-alike')}
+# %% ../nbs/05_benchmark.ipynb #00c0766b
+FIRST = {('exact',), ('text_rephrase',), ('image_rephrase','artist'), ('multi_hop','1-hop'), ('multi_hop','2-hop'), ('text_locality','near'), ('text_locality','far'), ('image_locality','far'), ('image_locality','look-alike')}
 
 def load_benchmark(
     run:str,
     split:str,
     world:World=None, # Gets the pictures
+    strata:tuple[str,...]=('strong',), # Of conflict with the model
 ) -> tuple[list[Edit], list[Probe]]:
-    "Visual edits in strong conflict that `05_benchmark` wrote for this run, and their probes."
-    b = read_benchmark(stage_dir(run, '05_benchmark', make=False), split, world).only(lambda e, s: kind_of(e) == 'visual' and s == 'strong')
+    "Visual edits that `05_benchmark` wrote for this run, and their probes."
+    b = read_benchmark(stage_dir(run, '05_benchmark', make=False), split, world).only(lambda e, s: kind_of(e) == 'visual' and s in strata)
     return b.edits, [p for p in b.probes if (p.kind, *p.tags[:1]) in FIRST]
 
 # %% ../nbs/05_benchmark.ipynb #1f7ef31b

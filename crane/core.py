@@ -5,10 +5,13 @@
 # %% auto #0
 __all__ = ['DATA', 'ProbeKind', 'CraneError', 'project_root', 'stage_dir', 'write_atomic', 'write_json', 'read_json',
            'write_jsonl', 'read_jsonl', 'sha256_file', 'shipped', 'record_shipped', 'Record', 'Edit', 'Probe',
-           'read_records', 'normalize', 'mentions', 'find_name', 'Trace', 'parse_trace', 'share']
+           'read_records', 'normalize', 'mentions', 'find_name', 'Trace', 'parse_trace', 'hardware', 'versions',
+           'git_state', 'made_by', 'share']
 
-# %% ../nbs/00_core.ipynb #0415975c
-import hashlib, json, os, re, tempfile, unicodedata
+# %% ../nbs/00_core.ipynb #b5ac06ae
+import hashlib, json, os, platform, re, subprocess, tempfile, unicodedata
+from contextlib import suppress
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -244,6 +247,31 @@ def parse_trace(
     rest = text.rsplit(_THINK[1], 1)[-1] if _THINK[1] in text else re.sub(r'<think>.*', '', text, flags=re.S)
     answer = re.search(r'<answer>(.*?)(?:</answer>|$)', rest, re.S)
     return Trace(text=text, think=think[1].strip() if think else '', answer=(answer[1] if answer else rest).strip(), well_formed=not fault, fault=fault)
+
+# %% ../nbs/00_core.ipynb #878a0b4a
+def hardware() -> dict: # `cpu`, `cores`, `memory_bytes`
+    "Processor, cores in use and memory of this machine."
+    info = Path('/proc/cpuinfo')
+    model = re.search(r'model name\s*:\s*(.*)', info.read_text()) if info.exists() else None
+    return dict(cpu=model[1] if model else platform.machine(), cores=len(os.sched_getaffinity(0)), memory_bytes=os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES'))
+
+def versions() -> dict[str,str]:
+    "Installed versions of Python and of the direct dependencies of this package."
+    with suppress(metadata.PackageNotFoundError):
+        names = [re.match(r'[\w.-]+', r)[0] for r in metadata.requires('crane-companion') or []]
+        return dict(python=platform.python_version()) | {n:metadata.version(n) for n in names}
+    return dict(python=platform.python_version())
+
+def git_state(root:Path) -> dict: # `commit` (None outside a repository) and `dirty`
+    "Commit of the checkout, and whether code in it differs from that commit."
+    git = lambda *a: subprocess.run(['git', '-C', str(root), *a], capture_output=True, text=True).stdout.strip()
+    with suppress(FileNotFoundError):
+        return dict(commit=git('rev-parse', '--verify', '-q', 'HEAD') or None, dirty=bool(git('status', '--porcelain', '--', '.', ':!figures', ':!README.md')))
+    return dict(commit=None, dirty=False)
+
+def made_by() -> dict: # `commit`, `dirty`, `versions`, `hardware`
+    "What makes results here and now."
+    return git_state(project_root()) | dict(versions=versions(), hardware=hardware())
 
 # %% ../nbs/00_core.ipynb #82eb3f90
 def share(

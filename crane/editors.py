@@ -14,7 +14,7 @@ __all__ = ['TARGET_TOKENS', 'ft_l', 'ft_v', 'ft_all', 'lora', 'ft_l_chain', 'lor
            'strangers', 'half_way', 'entry', 'grace', 'SideMemory', 'margin_loss', 'learn_side', 'read_score', 'wise',
            'question_about', 'stranger_to', 'scope_vectors', 'Scope', 'train_scope', 'train_counterfactual',
            'train_serac', 'load_serac', 'Routed', 'note_bytes', 'scope_of', 'serac', 'Shown', 'demonstration',
-           'demonstrations', 'ike', 'get_editor', 'state_of', 'breaking', 'sequence', 'rows_of', 'by_edit',
+           'demonstrations', 'ike', 'get_editor', 'state_of', 'breaking', 'sequence', 'rows_of', 'said_row', 'by_edit',
            'edited_rows', 'run_editor', 'run_sequence', 'own_weights', 'fit_together', 'adam', 'remembered',
            'learn_together', 'shared_losses', 'tower', 'tune_together', 'adapters_together', 'step_together',
            'Together', 'together', 'answer_together', 'forced_together', 'run_together']
@@ -31,7 +31,7 @@ from .core import *
 from .world import *
 from .model import *
 
-# %% ../nbs/03_editors.ipynb #77c99170
+# %% ../nbs/03_editors.ipynb #0b44de0e
 @dataclass
 class Edited:
     "A model under an edit, or under several."
@@ -49,6 +49,10 @@ class Edited:
     def forced(self, prompts:list[Prompt], targets:list[str], world:World=None) -> list[tuple[float,bool]]: # As `teacher_forced`
         "Teacher-forced scores of targets under the edit."
         return teacher_forced(self.m, [self.rewrite(p) for p in prompts], targets, world)
+
+    def choices(self, prompts:list[Prompt], targets:list[str], world:World=None, k:int=1) -> list[torch.Tensor]: # As `first_choices`
+        "First choices behind every token under the edit."
+        return first_choices(self.m, [self.rewrite(p) for p in prompts], targets, world, k)
 
 # %% ../nbs/03_editors.ipynb #b7b641d7
 def edit_prompt(edit:Edit) -> Prompt:
@@ -956,7 +960,7 @@ def sequence(
     "Make edits one after another in one model, each on top of those before; all is restored on leaving."
     return get_editor(name).several(m, edits, world, **settings)
 
-# %% ../nbs/03_editors.ipynb #cfdfc598
+# %% ../nbs/03_editors.ipynb #2602fc68
 def rows_of(
     method:str, ed:Edited, edit:Edit,
     probes:list[Probe], said:list[Completion],
@@ -964,8 +968,12 @@ def rows_of(
 ) -> list[dict]:
     "One row a probe: what was said, and what the edit cost."
     cost = dict(steps=ed.steps, seconds=round(ed.seconds, 3), touched=ed.touched, stored=ed.stored)
-    return [dict(method=method, edit_id=edit.id, probe_id=p.id, kind=p.kind, text=c.text, ended=c.ended, tokens=c.tokens, **cost)
+    return [dict(method=method, edit_id=edit.id, probe_id=p.id, kind=p.kind, **said_row(ed.rewrite(Prompt(p.question, p.image)), c), **cost)
             | (dict(tf=forced[0], tf_exact=forced[1]) if p.kind == 'exact' else {}) for p,c in zip(probes, said)]
+
+def said_row(p:Prompt, c:Completion) -> dict: # `prompt`, `text`, `ended`, `tokens`, `took` (seconds)
+    "What a stored row says of a prompt and its completion."
+    return dict(prompt=dict(question=p.question, image=p.image, notes=[[n.text, n.image] for n in p.notes]), text=c.text, ended=c.ended, tokens=c.tokens, took=round(c.seconds, 4))
 
 def by_edit(probes:list[Probe]) -> dict[str,list[Probe]]:
     "Probes by the id of their edit."

@@ -148,7 +148,7 @@ def says(
         if mentions(n, wrong) and not mentions(n, names): s = s.replace(n, 'it')
     return stance(s, names, wrong)
 
-# %% ../nbs/08_grpo.ipynb #20eb5820
+# %% ../nbs/08_grpo.ipynb #1b7d1b50
 def routing_reward(
     t:Trace, # The completion
     p:Probe, # What was asked
@@ -156,7 +156,7 @@ def routing_reward(
 ) -> float: # -1…1
     "-1 for a wrong turn, 0 for no side taken, else the share of verdicts and reasons that the notes call for."
     told, own, (right, wrong), facts = weighing(t, p, notes), decisive(p, notes), sides(p), statements(t)
-    stances = [says(s, right, wrong, p) for s in facts if in_scope(p) or mentions(s, [*right, *wrong])]
+    stances = [says(s, right, wrong, p) for s in facts if in_scope(p) or mentions(s, [*right, *wrong])]+[x for c in clauses(t) if in_scope(p) and judges(c) and (x := says(c, right, wrong, p)) == 'contradicts'][:1]
     adopts = any('yes' in told[i] or any(normalize(x) in normalize(s) for x in sentences(n) for s in facts) for i,n in enumerate(notes) if i not in own)
     rejects = own and all('no' in told[i] for i in own)
     if adopts or rejects or {'rejects','contradicts'} & set(stances) or mentions(t.answer, wrong, mask=right_names(p)): return -1.
@@ -292,8 +292,8 @@ def train_grpo(
     log = run_trainer(trainer, resume); keep = KEEP | {f'rewards/{k}/mean':k for k in parts}
     return [dict(step=r['step']) | {v:float(r[k]) for k,v in keep.items() if k in r} for r in log], {k:v for k,v in args.to_dict().items() if k not in ('output_dir','logging_dir')}
 
-# %% ../nbs/08_grpo.ipynb #b624a440
-REWARDS = {'outcome only':('format','answer'), 'without routing':('format','answer','grounding'), 'without grounding':('format','answer','routing')} # control -> parts that are left
+# %% ../nbs/08_grpo.ipynb #04272bd6
+REWARDS = {'outcome only':('format','answer'), 'without routing':('format','answer','grounding'), 'without grounding':('format','answer','routing'), 'without SFT':tuple(REWARD)} # control -> parts that are left
 
 def control_parts(name:str) -> tuple[str,...]:
     "The parts of the reward that a control is left with."

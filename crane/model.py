@@ -9,12 +9,13 @@ __all__ = ['THINK_TAGS', 'TEMPLATE', 'SKILLS', 'LAST_SKILLS', 'MIXED', 'THINK_MA
            'train_vision', 'append_responses', 'lesson_batch', 'train_language', 'lesson_texts', 'train_pocket',
            'save_mllm', 'training_record', 'ship_pocket', 'pocket_path', 'load_processor', 'unloadable', 'find_think',
            'load_mllm', 'chat', 'opening', 'encode', 'explained', 'Completion', 'GumbelNoise', 'plain_text',
-           'answer_batch', 'answer', 'teacher_forced', 'embed_images', 'embed_texts']
+           'answer_batch', 'answer', 'forced_batches', 'teacher_forced', 'first_choices', 'same_choices',
+           'embed_images', 'embed_texts']
 
-# %% ../nbs/02_model.ipynb #689ca565
+# %% ../nbs/02_model.ipynb #f67d0581
 import inspect, math, platform, random, re, shutil, time, warnings
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from fastcore.basics import patch
 from pathlib import Path
@@ -581,13 +582,14 @@ def explained(
             raise CraneError(f"model {m.name!r}: its chat template, processor and weights do not agree on image tokens ({text[:160]}): load all three from one and the same checkpoint.") from e
         raise
 
-# %% ../nbs/02_model.ipynb #71b01b9e
+# %% ../nbs/02_model.ipynb #08e6f85a
 @dataclass(frozen=True)
 class Completion:
     "What a model wrote."
     text:str    # With `<think>…</think>` whatever the model's own markup, also where the template opened it; without the end token
     ended:bool  # Whether it stopped by itself and not at the length cap
     tokens:int  # Length with the end token
+    seconds:float = field(default=0., compare=False) # Its share of the wall time of its batch
 
     @property
     def trace(self) -> Trace: return parse_trace(self.text, self.ended)
@@ -601,7 +603,7 @@ class GumbelNoise:
         e = torch.stack([torch.empty(scores.shape[1]).exponential_(generator=g) for g in self.sources])
         return scores.float()/self.temperature - e.log().to(scores.device)
 
-# %% ../nbs/02_model.ipynb #26c7fcb1
+# %% ../nbs/02_model.ipynb #8a6a2138
 def plain_text(m:MLLM, ids:torch.Tensor, opened:str) -> str:
     "Generated ids as text with `<think>` markup; other special tokens are left out."
     drop = {*m.ends, *m.tok.convert_tokens_to_ids([t for t in m.special if t not in m.think])}
@@ -612,13 +614,14 @@ def plain_text(m:MLLM, ids:torch.Tensor, opened:str) -> str:
 def answer_batch(m:MLLM, prompts:list[Prompt], world:World=None, max_new_tokens:int=128, temperature:float=0., seeds:list[int]=()) -> list[Completion]:
     "Answer one batch of prompts."
     from transformers import GenerationConfig, LogitsProcessorList
-    enc = {k:v.to(m.device) for k,v in encode(m, prompts, world).items()}
+    start, enc = time.time(), {k:v.to(m.device) for k,v in encode(m, prompts, world).items()}
     how = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1., pad_token_id=m.tok.pad_token_id, eos_token_id=m.ends)
     with explained(m, len(prompts)):
         ids = m.model.generate(**enc, generation_config=how, logits_processor=LogitsProcessorList([GumbelNoise(temperature, seeds)] if temperature else []))[:, enc['input_ids'].shape[1]:]
     done, opened = torch.isin(ids, torch.tensor(m.ends, device=ids.device)), opening(m)
     n = torch.where(done.any(1), done.int().argmax(1)+1, ids.shape[1])
-    return [Completion(plain_text(m, r[:k], opened), bool(d), int(k)) for r,k,d in zip(ids, n, done.any(1))]
+    took = (time.time()-start)/len(prompts)
+    return [Completion(plain_text(m, r[:k], opened), bool(d), int(k), took) for r,k,d in zip(ids, n, done.any(1))]
 
 # %% ../nbs/02_model.ipynb #f98858cd
 def answer(
@@ -638,7 +641,14 @@ def answer(
         res |= dict(zip(idx, answer_batch(m, [prompts[i] for i in idx], world, max_new_tokens, temperature, [seed*1_000_003+i for i in idx])))
     return [res[i] for i in range(len(prompts))]
 
-# %% ../nbs/02_model.ipynb #ab77e73b
+# %% ../nbs/02_model.ipynb #b5791625
+def forced_batches(m:MLLM, prompts:list[Prompt], targets:list[str], world:World=None, batch_size:int=64): # Yields numbers of prompts, and their encoded batch
+    "Prompts with targets behind them, in batches of like length."
+    order = sorted(range(len(prompts)), key=lambda i: (*prompts[i].size, i))
+    for b in range(0, len(order), batch_size):
+        idx = order[b:b+batch_size]
+        yield idx, {k:v.to(m.device) for k,v in encode(m, [prompts[i] for i in idx], world, [targets[i] for i in idx]).items()}
+
 @torch.no_grad()
 def teacher_forced(
     m:MLLM,
@@ -648,14 +658,34 @@ def teacher_forced(
     batch_size:int=64,
 ) -> list[tuple[float,bool]]: # Share of target tokens that are the model's first choice, and whether all are
     "Teacher-forced token accuracy and exact match of each target."
-    order, res = sorted(range(len(prompts)), key=lambda i: (*prompts[i].size, i)), {}
-    for b in range(0, len(order), batch_size):
-        idx = order[b:b+batch_size]
-        enc = {k:v.to(m.device) for k,v in encode(m, [prompts[i] for i in idx], world, [targets[i] for i in idx]).items()}
+    res = {}
+    for idx,enc in forced_batches(m, prompts, targets, world, batch_size):
         labels = enc.pop('labels')[:, 1:]
         with explained(m, len(idx)): hit = m.model(**enc).logits[:, :-1].argmax(-1) == labels
         for i,h,l in zip(idx, hit, labels): h = h[l != -100][:-1]; res[i] = (h.float().mean().item(), bool(h.all()))
     return [res[i] for i in range(len(prompts))]
+
+# %% ../nbs/02_model.ipynb #fdc05948
+@torch.no_grad()
+def first_choices(
+    m:MLLM,
+    prompts:list[Prompt], targets:list[str], # As of `teacher_forced`
+    world:World=None,
+    k:int=1,             # How many choices
+    batch_size:int=64,
+) -> list[torch.Tensor]: # (tokens, k) each: ids, best first, at every token of prompt and target
+    "The model's first choices behind every token."
+    res = {}
+    for idx,enc in forced_batches(m, prompts, targets, world, batch_size):
+        del enc['labels']
+        with explained(m, len(idx)): top = m.model(**enc).logits.topk(k).indices
+        for i,t,mask in zip(idx, top, enc['attention_mask']): res[i] = t[mask.bool()][:-1].cpu() # less the end token
+    return [res[i] for i in range(len(prompts))]
+
+def same_choices(a:torch.Tensor, b:torch.Tensor) -> float: # A share
+    "How many first choices two models share, counted from the end, as EasyEdit does."
+    n = min(len(a), len(b))
+    return (a[-n:] == b[-n:]).float().mean().item()
 
 # %% ../nbs/02_model.ipynb #1bb47c59
 @torch.no_grad()

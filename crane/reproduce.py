@@ -5,21 +5,20 @@
 # %% auto #0
 __all__ = ['SWITCHES', 'app', 'edits_app', 'LIBRARY', 'MODEL', 'unknown', 'parse_profile', 'load_profile', 'notebooks',
            'read_notebook', 'notebook_parameters', 'check_parameters', 'plan', 'digest', 'file_hashes', 'code_cells',
-           'modules', 'stage_keys', 'finished', 'clock', 'child_memory', 'show_progress', 'watch', 'CountingEngine',
-           'failure', 'run_notebook', 'run_lock', 'hardware', 'versions', 'git_state', 'shareable', 'promote',
-           'promoted', 'run_all', 'reproduce', 'dry', 'reproduce_command', 'doctor_command', 'main', 'told',
-           'own_encoder', 'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits',
-           'trained_adapter', 'train_command', 'train']
+           'modules', 'stage_keys', 'ingredients', 'differing', 'finished', 'clock', 'child_memory', 'show_progress',
+           'watch', 'CountingEngine', 'failure', 'run_notebook', 'run_lock', 'shareable', 'promote', 'promoted',
+           'run_all', 'reproduce', 'dry', 'reproduce_command', 'doctor_command', 'main', 'told', 'own_encoder',
+           'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits', 'trained_adapter',
+           'train_command', 'train', 'touched_up', 'ledger_command', 'evaluate_command']
 
-# %% ../nbs/11_reproduce.ipynb #2b8581a7
-import ast, configparser, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, platform, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
+# %% ../nbs/11_reproduce.ipynb #0b302c00
+import ast, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
 from contextlib import contextmanager, suppress
-from importlib import metadata
 from pathlib import Path
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.exceptions import PapermillExecutionError
-from .core import CraneError, project_root, read_json, sha256_file, write_atomic, write_json
+from .core import CraneError, git_state, hardware, made_by, project_root, read_json, sha256_file, versions, write_atomic, write_json
 
 # %% ../nbs/11_reproduce.ipynb #1854b5d0
 def unknown(
@@ -61,13 +60,13 @@ def load_profile(
     if name not in files: raise unknown('profile', name, files)
     return parse_profile(files[name].read_text(), f'profiles/{name}.yaml')
 
-# %% ../nbs/11_reproduce.ipynb #89356f74
+# %% ../nbs/11_reproduce.ipynb #b2c5a757
 def notebooks(
     root:Path, # Project folder
 ) -> dict[str,Path]: # Notebook name -> path, in running order
-    "The numbered notebooks of a project and its index."
-    nbs = root/'nbs'
-    found = {p.stem: p for p in [*sorted(nbs.glob('[0-9][0-9]_*.ipynb')), *nbs.glob('index.ipynb')]}
+    "The numbered notebooks of a project, its guides and its index."
+    nbs = root/'nbs'; numbered, others = sorted(nbs.glob('[0-9][0-9]_*.ipynb')), sorted(nbs.glob('[a-z]*.ipynb'), key=lambda p: (p.stem == 'index', p.stem))
+    found = {p.stem: p for p in [*numbered, *others]}
     if not found: raise CraneError(f"there are no notebooks in {nbs}: run this inside a checkout of the repository.")
     return found
 
@@ -126,7 +125,7 @@ def file_hashes(folder:Path) -> dict[str,str]: # Relative path -> SHA-256
     "Hash of every file below a folder."
     return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob('*')) if p.is_file()}
 
-# %% ../nbs/11_reproduce.ipynb #6c6b8c31
+# %% ../nbs/11_reproduce.ipynb #0353bf58
 def code_cells(path:Path) -> list[str]:
     "Sources of the code cells of a notebook."
     return [c.source for c in read_notebook(path).cells if c.cell_type == 'code']
@@ -135,10 +134,10 @@ def modules(
     stage:str, # Notebook name
     root:Path, # Project folder
 ) -> dict[str,str]: # Module file -> source
-    "The exported modules that a notebook may import: those numbered up to its own."
+    "The exported modules that a notebook may import, those numbered up to its own, and the style of figures."
     upto = stage[:2] if stage[:2].isdigit() else '99'
-    files = [root/'crane'/f'{s[3:]}.py' for s in notebooks(root) if s[:2].isdigit() and s[:2] <= upto]
-    return {f.name: f.read_text() for f in files if f.exists()}
+    names = [s[3:] for s in notebooks(root) if s[:2].isdigit() and s[:2] <= upto]
+    return {f.name: f.read_text() for n in names for f in [root/'crane'/f'{n}.py', root/'crane'/f'{n}.mplstyle'] if f.exists()}
 
 # %% ../nbs/11_reproduce.ipynb #de931c51
 def stage_keys(
@@ -152,6 +151,26 @@ def stage_keys(
         env = {v: os.environ.get(v) for v in SWITCHES if any(v in c for c in code)}
         last = keys[s] = digest([last, code, params, modules(s, root), env])
     return keys
+
+# %% ../nbs/11_reproduce.ipynb #6485bdf1
+def ingredients(
+    steps:dict[str,dict], # The plan
+    seed:int,
+    root:Path,            # Project folder
+) -> dict[str,dict[str,str]]: # Kind -> name -> value or hash
+    "Everything that results are made of."
+    mods = {n: digest(x) for s in steps for n,x in modules(s, root).items()}
+    return dict(code={s: digest(code_cells(notebooks(root)[s])) for s in steps}, module=mods, parameter={f'{s}.{k}': repr(v) for s, ps in steps.items() for k, v in ps.items() if k != 'run'},
+                data=file_hashes(root/'crane'/'data'), package=versions(), hardware={k: str(v) for k, v in hardware().items()}, seed={'seed': str(seed)})
+
+def differing(old:dict[str,dict[str,str]], new:dict[str,dict[str,str]]) -> list[str]: # One line each
+    "What differs between two lists of ingredients; hashes are not shown."
+    res = []
+    for kind in new:
+        a, b = old.get(kind, {}), new[kind]
+        for k in sorted({*a, *b}):
+            if a.get(k) != b.get(k): res.append(f'{kind} {k}: '+('changed' if kind in ('code','module','data') and k in a and k in b else f"{a.get(k, 'none')} → {b.get(k, 'none')}" if kind not in ('code','module','data') else 'new' if k in b else 'gone'))
+    return res
 
 # %% ../nbs/11_reproduce.ipynb #6c174938
 def finished(
@@ -232,7 +251,7 @@ def failure(
     else: why = f"lost its kernel in {cell}: most likely the machine ran out of memory (peak so far {at['peak']/1e9:.1f} GB)"
     return CraneError(f"{stage} {why} (see {partial}).")
 
-# %% ../nbs/11_reproduce.ipynb #f08a8429
+# %% ../nbs/11_reproduce.ipynb #7f5db5ec
 def run_notebook(
     root:Path,   # Project folder
     runs:Path,   # `runs/<run>`
@@ -240,7 +259,7 @@ def run_notebook(
     params:dict, # Its parameters
     key:str,     # Its key
     where:str='', # Said at the beginning of the progress line
-) -> dict: # The record: `key`, `seconds`, `peak_bytes`, `files`
+) -> dict: # The record: `key`, `seconds`, `peak_bytes`, `files`, `made_by`
     "Run one notebook from an empty stage folder; the executed copy and the record appear only when it ends well."
     src, done = notebooks(root)[stage], runs/'executed'/f'{stage}.ipynb'
     partial, record = done.with_suffix('.partial.ipynb'), done.with_suffix('.json')
@@ -253,7 +272,7 @@ def run_notebook(
                                         cwd=str(src.parent), progress_bar=False, shutdown_kernel='immediate', extra_arguments=['--log-level=ERROR'], progress=at)
         except (PapermillExecutionError, DeadKernelError) as e: raise failure(e, at, stage, partial.relative_to(root)) from None
     os.replace(partial, done)
-    rec = dict(key=key, seconds=round(time.time()-at['start'], 1), peak_bytes=at['peak'], files=file_hashes(runs/stage))
+    rec = dict(key=key, seconds=round(time.time()-at['start'], 1), peak_bytes=at['peak'], files=file_hashes(runs/stage), made_by=made_by())
     write_json(record, rec)
     return rec
 
@@ -273,28 +292,6 @@ def run_lock(
         f.truncate(0); f.write(str(os.getpid())); f.flush()
         yield
 
-# %% ../nbs/11_reproduce.ipynb #59f23da8
-def hardware() -> dict:
-    "Processor, cores in use and memory of this machine."
-    info = Path('/proc/cpuinfo')
-    model = re.search(r'model name\s*:\s*(.*)', info.read_text()) if info.exists() else None
-    return dict(cpu=model[1] if model else platform.machine(), cores=len(os.sched_getaffinity(0)), memory_bytes=psutil.virtual_memory().total)
-
-def versions(root:Path) -> dict[str,str]:
-    "Installed versions of Python and of the direct dependencies that `settings.ini` names."
-    cfg = configparser.ConfigParser()
-    cfg.read(root/'settings.ini')
-    names = [r.split('==')[0] for r in cfg['DEFAULT'].get('requirements', '').split()]
-    return dict(python=platform.python_version()) | {n: metadata.version(n) for n in names}
-
-# %% ../nbs/11_reproduce.ipynb #45d66390
-def git_state(root:Path) -> dict: # `commit` (None outside a repository) and `dirty`
-    "Commit of the checkout, and whether code in it differs from that commit."
-    git = lambda *a: subprocess.run(['git', '-C', str(root), *a], capture_output=True, text=True).stdout.strip()
-    with suppress(FileNotFoundError):
-        return dict(commit=git('rev-parse', '--verify', '-q', 'HEAD') or None, dirty=bool(git('status', '--porcelain', '--', '.', ':!figures', ':!README.md')))
-    return dict(commit=None, dirty=False)
-
 # %% ../nbs/11_reproduce.ipynb #3df0daec
 def shareable(
     nb:dict,   # Executed notebook
@@ -307,7 +304,7 @@ def shareable(
     for path, name in (root, '.'), (Path.home(), '~'), (sys.base_prefix, 'python'): text = text.replace(str(path), name)
     return re.sub(r'/[\w/.-]*/ipykernel_\d+/\d+\.py', 'cell', text) + '\n'
 
-# %% ../nbs/11_reproduce.ipynb #0c98d00d
+# %% ../nbs/11_reproduce.ipynb #28c9fd0b
 def promote(
     root:Path,     # Project folder
     runs:Path,     # `runs/<run>`
@@ -322,7 +319,7 @@ def promote(
         nb = read_notebook(runs/'executed'/f'{s}.ipynb')
         write_atomic(new/'notebooks'/f'{s}.ipynb', shareable(nb, root))
     stages = {s: dict(seconds=r['seconds'], peak_bytes=r['peak_bytes']) for s, r in records.items()}
-    write_json(new/'provenance.json', about | dict(stages=stages, hardware=hardware(), versions=versions(root), files=file_hashes(new)))
+    write_json(new/'provenance.json', about | dict(stages=stages, hardware=hardware(), versions=versions(), files=file_hashes(new)))
     if figures.exists(): figures.rename(old)
     new.rename(figures)
     shutil.rmtree(old, ignore_errors=True)
@@ -360,7 +357,7 @@ def run_all(
         records[s] = rec
     return records
 
-# %% ../nbs/11_reproduce.ipynb #390313cf
+# %% ../nbs/11_reproduce.ipynb #8ff77caf
 def reproduce(
     name:str,            # Profile
     root:Path|None=None, # Project folder; found from the current folder if not given
@@ -377,7 +374,7 @@ def reproduce(
         print(f"{len(steps)} notebooks of profile '{name}': {clock(total)} in all, {clock(time.time()-start)} of them now; peak memory {peak/1e9:.1f} GB")
         last = list(keys.values())[-1]
         if not profile['promote']: return runs/'10_report'/'figures'
-        about = dict(profile=name, seed=profile['seed'], key=last, seconds=round(total, 1), peak_bytes=peak) | git
+        about = dict(profile=name, seed=profile['seed'], key=last, seconds=round(total, 1), peak_bytes=peak, made_of=ingredients(steps, profile['seed'], root)) | git
         return root/'figures' if promoted(root, last) else promote(root, runs, records, about)
 
 # %% ../nbs/11_reproduce.ipynb #26286f70
@@ -572,3 +569,50 @@ def train(method:str, run:str, model:str, steps:int, batch_size:int, generations
         train_grpo(m, grpo_dataset(b, world, steps, n, seed), out/'trainer', steps, n, generations, learning_rate or 3e-4, seed, use_vllm=vllm, **often)
     if int(os.environ.get('RANK', 0)) == 0: trained_adapter(out/'trainer', out/'model', model)
     return out/'model'
+
+# %% ../nbs/11_reproduce.ipynb #b13755a8
+def touched_up(figures:Path) -> list[str]: # Names
+    "Promoted files that are not as they were promoted."
+    was, now = read_json(figures/'provenance.json')['files'], {k: v for k, v in file_hashes(figures).items() if k != 'provenance.json'}
+    return sorted(k for k in {*was, *now} if was.get(k) != now.get(k))
+
+@app.command('ledger')
+def ledger_command(why:bool=typer.Option(False, '--why', help='say what has changed since the promoted run: code, parameters, data, packages, hardware, seed')):
+    "Print the claims of the paper beside what was measured; status 1 if one does not hold."
+    with told():
+        root = project_root(); figures = root/'figures'; p = read_json(figures/'provenance.json')
+        if lost := touched_up(figures): _stop(2, f"crane: figures/{lost[0]} and {len(lost)-1} others are not as they were promoted: restore them, or run `make reproduce` again.")
+        rows = read_json(figures/'ledger.json')
+        for r in rows: print(f"{r['verdict']:<14}{r['claim']}\n{'':14}paper: {r['paper'] or 'in words'}; ours: {r['ours'] or 'none'}\n{'':14}{r['kind']}: {r['rule']}{'; tolerance '+r['tolerance'] if r['tolerance'] else ''} ({r['where']})")
+        failed = sum(r['verdict'] == 'fails' for r in rows); print(f"{len(rows)} claims, {failed} of them fail; promoted from commit {p['commit'][:8]}, profile {p['profile']}")
+        if why:
+            changed = differing(p['made_of'], ingredients(plan(p['profile'], root), load_profile(p['profile'], root)['seed'], root))
+            print('nothing has changed since the promoted run' if not changed else 'changed since the promoted run:\n  '+'\n  '.join(changed))
+        if failed: raise typer.Exit(1)
+
+# %% ../nbs/11_reproduce.ipynb #38086651
+@app.command('evaluate')
+def evaluate_command(
+    method:str=typer.Option('CRANE', '--method', help='an editor such as FT-L, CRANE, "retrieval prompt", or an editor of yours as file.py:function'),
+    model:str=typer.Option('pocket', '--model', help='a folder, a Hub id, or pocket; for CRANE the folder of a routing model, or pocket for the shipped one'),
+    data:Path=typer.Option(..., '--data', help='a folder that 05_benchmark wrote, or with --format the file of a public data set'),
+    format:str=typer.Option('', '--format', help='of a public data set, such as VLKEB'), images:Path=typer.Option(None, '--images', help='where its pictures lie'),
+    split:str=typer.Option('test', '--split'), limit:int=typer.Option(0, '--limit', min=0, help='only so many edits; 0 for all'),
+    retrieval:str=typer.Option('real', '--retrieval', help='real, gold or noisy'), out:Path=typer.Option('evaluation', '--out', help='folder of the traces and results'), seed:int=0,
+    judge:str=typer.Option('', '--judge', help='address of a second scorer that speaks the OpenAI protocol'), judge_model:str=typer.Option('', '--judge-model'),
+):
+    "Evaluate a model and a method, and print its metrics with 95 % intervals."
+    with told():
+        from crane.benchmark import load_public, read_benchmark
+        from crane.evaluation import agreement_results, endpoint, evaluate, second_opinion
+        from crane.model import load_mllm
+        from crane.sft import load_router, shipped_router
+        from crane.world import load_world
+        world = load_public(format, data, images) if format else load_world(); b = world if format else read_benchmark(data, split, world)
+        m = load_router(shipped_router() if model == 'pocket' else model) if method == 'CRANE' else load_mllm(model)
+        edits = b.edits[:limit or None]; ids = {e.id for e in edits}; probes = [p for p in b.probes if p.edit_id in ids]
+        scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, log=lambda done, of: print(f'\r{done} of {of} probes', end='', file=sys.stderr, flush=True)); print(file=sys.stderr)
+        res = read_json(out/'results.json')
+        if judge: res += agreement_results(second_opinion(scored, probes, endpoint(judge, judge_model))); write_json(out/'results.json', res)
+        for r in res: print(f"{r['method']:<18}{r['metric']:<26}{100*r['value']:6.1f} [{100*r['lo']:.1f}, {100*r['hi']:.1f}]  n={r['n']}")
+        print(f'traces and results: {os.path.relpath(out)}')

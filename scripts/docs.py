@@ -12,6 +12,7 @@ import nbclient, nbformat
 from execnb.nbio import dict2nb, mk_cell, read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.processors import FilterDefaults
+from crane.reproduce import notebooks
 
 root = Path(__file__).resolve().parent.parent
 nbs, figures, proc = root/'nbs', root/'figures', root/'_proc'
@@ -136,7 +137,7 @@ def build(to):
     proc.mkdir()
     os.environ['IN_TEST'] = '1'  # nbdev's switch: the notebooks' own exports stay off
     os.chdir(nbs)
-    paths = [*sorted(nbs.glob('[0-9][0-9]_*.ipynb')), nbs/'index.ipynb']
+    paths = [*notebooks(root).values()]
     for k, p in enumerate(paths, 1):
         print(f'docs: [{k}/{len(paths)}] {p.stem}', flush=True)
         process(p)

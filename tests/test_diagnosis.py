@@ -6,7 +6,7 @@ from crane import core
 from crane.core import Probe, Trace, parse_trace
 from crane.failure_modes import corner, examples, grounding, how_broken, internalisation, loops, mode, sentences, stance, uses_bridges, verdict
 
-KEYS = {'FMT', 'AS', 'GS', 'dissonant', 'affirms', 'rejects', 'contradicts', 'broke', 'loops', 'grounded', 'unclear', 'sentence'}
+KEYS = {'FMT', 'AS', 'GS', 'dissonant', 'affirms', 'rejects', 'contradicts', 'broke', 'loops', 'grounded', 'unclear', 'sentence', 'rule'}
 BROKEN = {'no tags', 'unclosed', 'empty', 'repeated', 'no end', 'misplaced'}
 JAPAN = Probe(id='p', edit_id='e', kind='exact', question='Whose flag?', answer='Japan', edit_names=['Japan'], old_names=['Peru'])
 judge = lambda think, answer='Japan': verdict(parse_trace(f'<think>{think}</think>{answer}'), JAPAN)
@@ -108,7 +108,7 @@ texts = st.one_of(st.text(max_size=200), st.lists(st.sampled_from(WORDS), max_si
 def test_what_holds_of_every_verdict(text, ended):
     v = verdict(parse_trace(text, ended), JAPAN)
     assert set(v) == KEYS and v['grounded'] in ('yes', 'no', 'unclear') and v['broke'] in BROKEN | {''}
-    assert all(isinstance(v[k], bool) for k in KEYS - {'broke', 'grounded', 'sentence'})
+    assert all(isinstance(v[k], bool) for k in KEYS - {'broke', 'grounded', 'sentence', 'rule'}) and v['rule'] and (v['rule'] == 'grounded') == v['GS']
     assert v['FMT'] == (v['broke'] == '') and v['unclear'] == (v['grounded'] == 'unclear') and v['dissonant'] == bool(v['sentence'])
     assert v['GS'] == (v['FMT'] and v['AS'] and v['grounded'] == 'yes')
     if v['GS']: assert v['affirms'] and not (v['rejects'] or v['contradicts'] or v['dissonant'] or v['unclear'])

@@ -235,6 +235,7 @@ def weighing(k):
         yield 'stands by the old, then obeys', k.ends(k.last.replace(k.right, k.old), *k.way)
         yield 'keeps the old', k.ends(*turned, k.last.replace(k.right, k.old), answer=k.old)
         yield 'obeys, then stands by the old', k.ends(*k.weigh, *k.way, answer=k.old)
+        if len(k.notes) == 1 and k.old in k.p.old_names and ' about ' in k.weigh[0]: yield 'the old value put before the verdict', k.ends(f'{k.old} {k.weigh[0]}', *k.weigh[1:], *k.way)
     else:
         yield 'adopts, then answers right', k.ends(*turned, *k.edit, *k.way)
         yield 'adopts in words only', k.ends('The note is about the same, so it applies.', *k.way)
