@@ -396,7 +396,7 @@ def endpoint(
         with httpx.Client(timeout=120, headers=head) as client: return [one(client, t) for t in texts]
     return many
 
-# %% ../nbs/09_evaluation.ipynb #89389d45
+# %% ../nbs/09_evaluation.ipynb #dd7b50fe
 SCHEMA = 1 # version of the stored lines
 
 def records_hash(edits:list[Edit], probes:list[Probe]) -> str: # Hex SHA-256
@@ -406,7 +406,7 @@ def records_hash(edits:list[Edit], probes:list[Probe]) -> str: # Hex SHA-256
 def open_evaluation(folder:Path, about:dict) -> Path: # The file of its lines
     "Begin an evaluation or go on with it; lines of another one are a `CraneError`."
     file, path = folder/'about.json', folder/'traces.jsonl'
-    if not file.exists(): folder.mkdir(parents=True, exist_ok=True); write_json(file, about | made_by())
+    if not file.exists() or not path.exists() and 'traces' not in read_json(file): folder.mkdir(parents=True, exist_ok=True); write_json(file, about | made_by()) # nothing was stored yet
     old = read_json(file); other = [k for k in about if old.get(k) != about[k]]
     if other: raise CraneError(f"{folder} holds an evaluation with another {other[0]} ({old.get(other[0])!r}, not {about[other[0]]!r}): choose another folder.")
     if 'traces' in old and (not path.exists() or sha256_file(path) != old['traces']): raise CraneError(f"{path} is not as the evaluation left it: restore it, or choose another folder and evaluate again.")

@@ -9,7 +9,8 @@ __all__ = ['SWITCHES', 'app', 'edits_app', 'LIBRARY', 'MODEL', 'unknown', 'parse
            'watch', 'CountingEngine', 'failure', 'run_notebook', 'run_lock', 'shareable', 'promote', 'promoted',
            'run_all', 'reproduce', 'dry', 'reproduce_command', 'doctor_command', 'main', 'told', 'own_encoder',
            'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits', 'trained_adapter',
-           'train_command', 'train', 'touched_up', 'ledger_command', 'evaluate_command']
+           'train_command', 'train', 'touched_up', 'moved', 'provenance', 'in_full', 'ledger_command',
+           'evaluate_command']
 
 # %% ../nbs/11_reproduce.ipynb #0b302c00
 import ast, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
@@ -570,27 +571,43 @@ def train(method:str, run:str, model:str, steps:int, batch_size:int, generations
     if int(os.environ.get('RANK', 0)) == 0: trained_adapter(out/'trainer', out/'model', model)
     return out/'model'
 
-# %% ../nbs/11_reproduce.ipynb #b13755a8
+# %% ../nbs/11_reproduce.ipynb #414943c7
 def touched_up(figures:Path) -> list[str]: # Names
     "Promoted files that are not as they were promoted."
     was, now = read_json(figures/'provenance.json')['files'], {k: v for k, v in file_hashes(figures).items() if k != 'provenance.json'}
     return sorted(k for k in {*was, *now} if was.get(k) != now.get(k))
 
+def moved(old:list[dict], new:list[dict]) -> list[str]: # One line each; recorded times are no results
+    "Result rows whose value differs."
+    name = lambda r: f"{r['id']} {r['method']} {r['metric']}"+''.join(f', {k} {v}' for k, v in r['split'].items() if k not in ('seconds', 'edits'))
+    a, b = ({name(r): r for r in rows} for rows in (old, new)); show = lambda r: 'none' if r is None or r['value'] is None else f"{100*r['value']:.1f} %" if r['unit'] == 'share' else f"{r['value']:.4g} {r['unit']}"
+    return [f'{k}: {show(a.get(k))} → {show(b.get(k))}' for k in {**a, **b} if show(a.get(k)) != show(b.get(k)) and (a.get(k) or b[k])['unit'] != 's']
+
+# %% ../nbs/11_reproduce.ipynb #41839bf8
+def provenance(root:Path) -> dict:
+    "Where the promoted results come from; results that were touched end the command."
+    if not (root/'figures'/'provenance.json').exists(): raise CraneError(f"nothing has been promoted to {root/'figures'} yet: `make reproduce` does it.")
+    if lost := touched_up(root/'figures'): _stop(2, f"crane: not as promoted: {', '.join(f'figures/{n}' for n in lost[:3])}{f' and {len(lost)-3} more' if lost[3:] else ''}; restore from git, or run `make reproduce` again.")
+    return read_json(root/'figures'/'provenance.json')
+
+def in_full(r:dict) -> str: # Three lines
+    "One claim of the ledger."
+    return f"{r['verdict']:<14}{r['claim']}\n{'':14}paper: {r['paper'] or 'in words'}; ours: {r['ours'] or 'none'}\n{'':14}{r['kind']}: {r['rule']}"+(f"; tolerance {r['tolerance']}" if r['tolerance'] else '')+(f" ({r['where']})" if r['where'] else '')
+
 @app.command('ledger')
-def ledger_command(why:bool=typer.Option(False, '--why', help='say what has changed since the promoted run: code, parameters, data, packages, hardware, seed')):
+def ledger_command(why:bool=typer.Option(False, '--why', help='what has changed since the promoted run: code, parameters, data, packages, hardware, seed; and which numbers moved')):
     "Print the claims of the paper beside what was measured; status 1 if one does not hold."
     with told():
-        root = project_root(); figures = root/'figures'; p = read_json(figures/'provenance.json')
-        if lost := touched_up(figures): _stop(2, f"crane: figures/{lost[0]} and {len(lost)-1} others are not as they were promoted: restore them, or run `make reproduce` again.")
-        rows = read_json(figures/'ledger.json')
-        for r in rows: print(f"{r['verdict']:<14}{r['claim']}\n{'':14}paper: {r['paper'] or 'in words'}; ours: {r['ours'] or 'none'}\n{'':14}{r['kind']}: {r['rule']}{'; tolerance '+r['tolerance'] if r['tolerance'] else ''} ({r['where']})")
-        failed = sum(r['verdict'] == 'fails' for r in rows); print(f"{len(rows)} claims, {failed} of them fail; promoted from commit {p['commit'][:8]}, profile {p['profile']}")
-        if why:
-            changed = differing(p['made_of'], ingredients(plan(p['profile'], root), load_profile(p['profile'], root)['seed'], root))
-            print('nothing has changed since the promoted run' if not changed else 'changed since the promoted run:\n  '+'\n  '.join(changed))
+        root = project_root(); p = provenance(root); rows = read_json(root/'figures'/'ledger.json'); failed = sum(r['verdict'] == 'fails' for r in rows); name = p['profile']
+        print('\n'.join(map(in_full, rows))+f"\n{len(rows)} claims, {failed} of them fail; promoted from commit {(p['commit'] or 'unknown')[:8]}, profile {name}")
+        changed = differing(p.get('made_of', {}), ingredients(plan(name, root), load_profile(name, root)['seed'], root)); last = root/'runs'/name/'10_report'/'figures'/'results.json'
+        if not changed: print('nothing has changed since the promoted run')
+        elif not why: print(f"{len(changed)} things have changed since the promoted run: `crane ledger --why` names them")
+        else: print('\n  '.join(['changed since the promoted run:', *changed]))
+        if why and last.exists(): print('\n  '.join(['moved by the last run:', *(moved(read_json(root/'figures'/'results.json'), read_json(last)) or ['nothing'])]))
         if failed: raise typer.Exit(1)
 
-# %% ../nbs/11_reproduce.ipynb #38086651
+# %% ../nbs/11_reproduce.ipynb #533219fd
 @app.command('evaluate')
 def evaluate_command(
     method:str=typer.Option('CRANE', '--method', help='an editor such as FT-L, CRANE, "retrieval prompt", or an editor of yours as file.py:function'),
@@ -603,14 +620,16 @@ def evaluate_command(
 ):
     "Evaluate a model and a method, and print its metrics with 95 % intervals."
     with told():
-        from crane.benchmark import load_public, read_benchmark
+        from crane.benchmark import load_public, missing_images, read_benchmark
         from crane.evaluation import agreement_results, endpoint, evaluate, second_opinion
         from crane.model import load_mllm
         from crane.sft import load_router, shipped_router
         from crane.world import load_world
+        if not format and not (data/f'{split}.edits.parquet').exists(): raise CraneError(f"{data} holds no benchmark with a split '{split}': give a folder that 05_benchmark wrote, such as runs/smoke/05_benchmark, or say by --format what the file is.")
         world = load_public(format, data, images) if format else load_world(); b = world if format else read_benchmark(data, split, world)
         m = load_router(shipped_router() if model == 'pocket' else model) if method == 'CRANE' else load_mllm(model)
         edits = b.edits[:limit or None]; ids = {e.id for e in edits}; probes = [p for p in b.probes if p.edit_id in ids]
+        if format and (lost := missing_images(edits, probes, images or '.')): raise CraneError(f"{len(lost)} pictures cannot be used, the first because {lost[0].what}: give their folder by --images.")
         scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, log=lambda done, of: print(f'\r{done} of {of} probes', end='', file=sys.stderr, flush=True)); print(file=sys.stderr)
         res = read_json(out/'results.json')
         if judge: res += agreement_results(second_opinion(scored, probes, endpoint(judge, judge_model))); write_json(out/'results.json', res)

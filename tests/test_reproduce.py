@@ -191,3 +191,15 @@ def test_promotion(project):
     (project/'figures/t.csv').write_text('damaged')
     run(project)
     assert (project/'figures/t.csv').read_text() == '3 7'
+
+def test_why_names_what_changed(project):
+    from crane.reproduce import differing, ingredients, load_profile, plan
+    made_of = lambda: ingredients(plan('tiny', project), load_profile('tiny', project)['seed'], project)
+    was = made_of(); assert differing(was, made_of()) == []
+    def reword(nb): nb.cells.append(nbformat.v4.new_markdown_cell('Prose.'))
+    edit(project/'nbs/02_wait.ipynb', reword); assert differing(was, made_of()) == []
+    def recode(nb): nb.cells[-1].source += '\n1'
+    edit(project/'nbs/10_report.ipynb', recode); assert differing(was, made_of()) == ['code 10_report: changed']
+    (project/'profiles/tiny.yaml').write_text('seed: 8\nstages:\n  01_make: {number: 4}\n'); (project/'crane/data/x.bin').write_bytes(b'x')
+    assert differing(was, made_of()) == ['code 10_report: changed', 'parameter 01_make.number: 3 → 4', 'parameter 01_make.seed: 7 → 8', 'data x.bin: new', 'seed seed: 7 → 8']
+    other = was | dict(package=was['package'] | dict(torch='0.0')); assert any(l.startswith('package torch: 0.0 → ') for l in differing(other, was))
