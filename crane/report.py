@@ -10,7 +10,7 @@ __all__ = ['KINDS', 'METHODS', 'T1_METRICS', 'KIND_COLORS', 'COLORS', 'STYLE', '
            'table_sequence', 'controls_in_words', 'table_costs', 'wrap', 'gallery', 'gallery_row', 'figure_f2', 'dots',
            'panels', 'figure_f3', 'figure_f8', 'figure_f6', 'figure_f7', 'figure_f4', 'name_of', 'table_recall',
            'table_passing', 'table_confusions', 'table_growth', 'figure_f5', 'draw_growth', 'table_goals',
-           'table_kinds', 'table_ood', 'table_ablations', 'tolerance', 'above', 'strange', 'ledger']
+           'table_kinds', 'table_ood', 'table_ablations', 'tolerance', 'above', 'strange', 'ledger', 'in_brief']
 
 # %% ../nbs/10_report.ipynb #22d2109d
 import io
@@ -376,11 +376,11 @@ def strange(res:list[dict], method:str) -> dict:
     "GS on texts out of distribution."
     return next(r for r in rows_of(res, 'T5', set='texts, subdivisions', retrieval='gold') if (r['method'], r['metric']) == (method, 'GS'))
 
-# %% ../nbs/10_report.ipynb #1e641849
+# %% ../nbs/10_report.ipynb #0f5160f4
 EVALUATED = '09_evaluation' # where all of these are measured
 CLAIMS = [ # claim, the paper's value, table, rule of the trend in words, methods and metric shown, the rule
- ('teacher-forcing accuracy reaches up to 100 %', '100', 'T1', 'the best weight-editing TF is at least 99 %', WEIGHT, 'TF', lambda r: max(get(r, m, 'TF')['value'] for m in WEIGHT) >= .99),
- ('Grounded Success can be as low as 0 % all the same', '0', 'T1', 'the worst baseline GS is at most 1 %', BASELINES, 'GS', lambda r: min(get(r, m, 'GS')['value'] for m in BASELINES) <= .01),
+ ('teacher-forcing accuracy reaches up to 100 %', '100', 'T1', 'the best weight-editing TF is at least 99 %', lambda r: [max(WEIGHT, key=lambda m: get(r, m, 'TF')['value'])], 'TF', lambda r: max(get(r, m, 'TF')['value'] for m in WEIGHT) >= .99),
+ ('Grounded Success can be as low as 0 % all the same', '0', 'T1', 'the worst baseline GS is at most 1 %', lambda r: [min(BASELINES, key=lambda m: get(r, m, 'GS')['value'])], 'GS', lambda r: min(get(r, m, 'GS')['value'] for m in BASELINES) <= .01),
  ('methods that edit weights collapse the reasoning format', '', 'T1', 'FMT of every weight editor lies below that of the unedited model, intervals apart', WEIGHT, 'FMT', lambda r: all(get(r, m, 'FMT')['hi'] < get(r, 'base', 'FMT')['lo'] for m in WEIGHT)),
  ('methods without deep modification do not generalise', '', 'T1', 'where no weight is trained, right answers beyond the exact question are at most 20 %', SHALLOW, 'AS beyond', lambda r: all(get(r, m, 'AS beyond')['value'] <= .2 for m in SHALLOW)),
  ('CRANE: Grounded Success on conflict scenarios', '96.9', 'T1', 'CRANE lies above every baseline, intervals apart', ['CRANE'], 'GS', lambda r: above(r, 'GS', BASELINES)),
@@ -399,7 +399,14 @@ def ledger(res:list[dict]) -> pd.DataFrame:
     rows = []
     for claim,paper,table,rule,names,metric,holds in CLAIMS:
         if holds is None: rows.append(dict(claim=claim, paper=paper, ours='', kind='same setting', rule=rule, tolerance='', where='', verdict='not run here')); continue
+        names = names(res) if callable(names) else names
         shown = [(m, metric, get(res, m, metric)) for m in names] or [(m, 'GS', strange(res, m)) for m in ('CRANE','retrieval prompt')]
         tol = f"{100*tolerance(res, metric):.1f} points, spread of seeds" if names[:1] == ['CRANE'] and tolerance(res, metric) else ''
         rows.append(dict(claim=claim, paper=paper, ours='; '.join(f'{m} {k} {percent(r)}, n={r["n"]}' for m,k,r in shown), kind='trend', rule=rule, tolerance=tol, where=f"{EVALUATED}, {table}, {f'column {metric}' if metric else 'rows of texts, subdivisions, gold'}", verdict='holds' if holds(res) else 'fails'))
     return pd.DataFrame(rows).set_index('claim')
+
+# %% ../nbs/10_report.ipynb #a4cd4df7
+def in_brief(table:pd.DataFrame) -> pd.DataFrame:
+    "The ledger with fewer columns, for a page."
+    rule = table.rule+table.tolerance.map(lambda t: f' (tolerance: {t})' if t else '')
+    return table[['paper','ours']].assign(rule=rule, where=table['where'], verdict=table.kind+': **'+table.verdict+'**')
