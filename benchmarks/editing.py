@@ -44,7 +44,7 @@ def main() -> None:
     probes = [p for e in edits for p in three_probes(e, world, rng)]; before = weights_hash(m)
     print(f"{m}, {len(edits)} edits with {len(probes)} probes, {args.at_once} edits at once, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), "
           f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__} with {torch.get_num_threads()} threads")
-    def rows(f, name, **kw): return [{k: v for k, v in r.items() if k != 'seconds'} for r in f(name, m, edits, probes, world, **kw)]
+    def rows(f, name, **kw): return [{k: v for k, v in r.items() if k not in ('seconds', 'took')} for r in f(name, m, edits, probes, world, **kw)]
     for name in args.methods.split(','):
         s = trained(args.run).get(name, {})
         compare(f'{name}, edits alone', args.n, args.rounds, lambda: alone_singly(name, m, edits, world, s), lambda: alone_together(name, m, edits, world, args.at_once, s))

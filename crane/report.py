@@ -7,10 +7,11 @@ __all__ = ['KINDS', 'METHODS', 'T1_METRICS', 'KIND_COLORS', 'COLORS', 'STYLE', '
            'F2_ARROWS', 'WEIGHT', 'BASELINES', 'CHAINS', 'SHALLOW', 'SPREAD', 'EVALUATED', 'CLAIMS', 'methods',
            'check_results', 'save_figure', 'rows_of', 'get', 'percent', 'table_t1', 'save_table', 'markdown', 'latex',
            'table_t0', 'table_modes', 'table_controls', 'table_paired', 'table_theirs', 'table_main', 'table_hops',
-           'table_sequence', 'controls_in_words', 'table_costs', 'wrap', 'gallery', 'gallery_row', 'figure_f2', 'dots',
-           'panels', 'figure_f3', 'figure_f8', 'figure_f6', 'figure_f7', 'figure_f4', 'name_of', 'table_recall',
-           'table_passing', 'table_confusions', 'table_growth', 'figure_f5', 'draw_growth', 'table_goals',
-           'table_kinds', 'table_ood', 'table_ablations', 'tolerance', 'above', 'strange', 'ledger', 'in_brief']
+           'table_sequence', 'sequence_in_brief', 'controls_in_words', 'table_costs', 'wrap', 'gallery', 'gallery_row',
+           'figure_f2', 'dots', 'panels', 'figure_f3', 'figure_f8', 'figure_f6', 'figure_f7', 'figure_f4', 'name_of',
+           'table_recall', 'table_passing', 'table_confusions', 'table_growth', 'figure_f5', 'draw_growth',
+           'table_goals', 'table_kinds', 'table_ood', 'table_ablations', 'tolerance', 'above', 'strange', 'ledger',
+           'in_brief']
 
 # %% ../nbs/10_report.ipynb #22d2109d
 import io
@@ -146,12 +147,19 @@ def table_hops(res:list[dict]) -> pd.DataFrame: # Methods by hops and metric
     one = {(r['method'], r['split']['hops'], r['metric']):r for r in rows_of(res, 'T3')}; cols = list(dict.fromkeys((h, k) for _,h,k in one)); names = [m for m in methods(res) if any(x == m for x,*_ in one)]
     return pd.DataFrame([[percent(one[m, *c]) if (m, *c) in one else '' for c in cols] for m in names], index=pd.Index(names, name='method'), columns=[f"{h}: {k} (n={one['base', h, k]['n']})" for h,k in cols])
 
-# %% ../nbs/10_report.ipynb #46fe2c58
+# %% ../nbs/10_report.ipynb #bfea2971
 def table_sequence(res:list[dict]) -> pd.DataFrame: # Method and number of edits by metrics
     "T1s: what is left after so many edits in one model."
     rows = rows_of(res, 'T1s'); metrics = list(dict.fromkeys(r['metric'] for r in rows)); cells = {}
     for r in rows: cells.setdefault(f"{r['method']}, {r['split']['held']}", {})[r['metric']] = percent(r)
     return pd.DataFrame.from_dict(cells, orient='index', columns=metrics).fillna('').rename_axis('method, edits')
+
+def sequence_in_brief(res:list[dict]) -> pd.DataFrame: # Methods by metrics
+    "T1s without intervals: the values after more and more edits in one cell."
+    rows = rows_of(res, 'T1s'); metrics, cells = list(dict.fromkeys(r['metric'] for r in rows)), {}
+    for r in sorted(rows, key=lambda r: r['split']['held']): cells.setdefault((r['method'], r['metric']), []).append(f"{100*r['value']:.0f}")
+    names = list(dict.fromkeys(r['method'] for r in rows)); ns = sorted({r['split']['held'] for r in rows})
+    return pd.DataFrame([[' → '.join(cells.get((m, k), [])) for k in metrics] for m in names], index=pd.Index(names, name=f"method, after {' → '.join(map(str, ns))} edits"), columns=metrics)
 
 # %% ../nbs/10_report.ipynb #64d830c6
 def controls_in_words(res:list[dict]) -> str:

@@ -11,7 +11,7 @@ from crane.evaluation import (agreement_results, endpoint, evaluate, goal_result
                               own_editor, results, score, second_opinion, sequence_results, shallow_gap, sign_flip)
 from crane.failure_modes import verdict
 from crane.model import load_mllm
-from crane.report import check_results, ledger, table_goals, table_hops, table_kinds, table_main, table_ood, table_sequence, table_t1
+from crane.report import check_results, ledger, sequence_in_brief, table_goals, table_hops, table_kinds, table_main, table_ood, table_sequence, table_t1
 from crane.reproduce import app, touched_up
 from crane.retrieval import all_edits
 from crane.world import load_second_domain, load_world
@@ -73,7 +73,7 @@ def test_tables_from_traces_judged_again_are_the_tables(again, tmp_path):
     old, now = one(res), one(json.loads(json.dumps(new)))
     assert len(now) > 500 and {k: old[k] for k in now} == now
     ids = {k[0] for k in now}; kept = [r for r in res if r['id'] not in ids]
-    for name, table in dict(T1=table_t1, T2=table_main, T2k=table_kinds, T3=table_hops, T5=table_ood, T1s=table_sequence, goals=table_goals, ledger=ledger).items():
+    for name, table in dict(T1=table_t1, T2=table_main, T2k=table_kinds, T3=table_hops, T5=table_ood, T1s=sequence_in_brief, T1s_all=table_sequence, goals=table_goals, ledger=ledger).items():
         assert table(new+kept).to_csv() == (figures/f'{name}.csv').read_text(), name
 
 # ---- the same numbers by another way
