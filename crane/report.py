@@ -254,7 +254,7 @@ def figure_f6(curve:list[dict]):
     fig.tight_layout()
     return fig
 
-# %% ../nbs/10_report.ipynb #3af0ee2a
+# %% ../nbs/10_report.ipynb #260ea281
 def figure_f7(res:list[dict]):
     "F7: form by generalisation, a point for each method."
     fig, ax = plt.subplots(figsize=(5.4, 3.6)); ax.axhline(95, lw=.5, ls=':', color='k'); ax.axvline(50, lw=.5, ls=':', color='k')
@@ -263,20 +263,20 @@ def figure_f7(res:list[dict]):
         x, y = (100*get(res, m, k)['value'] for k in ('AS beyond', 'FMT')); ax.plot(x, y, 'o', ms=5, color=COLORS.get(m, 'k'))
         near = next((g for g in groups if any(abs(x-u) < 22 and abs(y-v) < 8 for _,u,v in g)), None)
         groups.append([(m, x, y)]) if near is None else near.append((m, x, y))
-    for g in groups: ax.annotate(wrap(', '.join(m for m,_,_ in g), 30), (min(x for _,x,_ in g), min(y for *_,y in g)), xytext=(2, -5), textcoords='offset points', fontsize=6, va='top')
+    for g in groups: ax.annotate(wrap(', '.join(m for m,_,_ in g), 30), (min(x for _,x,_ in g), min(y for *_,y in g)), xytext=(2, -5), textcoords='offset points', fontsize=6, va='top', bbox=dict(fc='w', ec='none', pad=.3))
     for k,c in KIND_COLORS.items(): ax.plot([], [], 'o', ms=5, color=c, label=k)
     ax.set(xlabel='right answers beyond the exact question, %', ylabel='well-formed (FMT), %', xlim=(-3, 125), ylim=(-18, 106)); ax.legend(frameon=False, fontsize=6.5, loc='center left', bbox_to_anchor=(1, .5))
     return fig
 
-# %% ../nbs/10_report.ipynb #f61e8b8e
-def figure_f4(log:list[dict], window:int=10):
-    "F4: reward and its parts by GRPO step, mean of the last steps."
-    d = pd.DataFrame(log).set_index('step'); parts = [c for c in ('format','answer','routing','grounding') if c in d]
-    fig, axs = plt.subplots(1, 2, figsize=(7, 2.4))
-    smooth = d.rolling(window, min_periods=1).mean()
-    axs[0].plot(d.index, d.reward, color='#cccccc', lw=.7); axs[0].plot(smooth.index, smooth.reward, color=COLORS['CRANE']); axs[0].set(xlabel='GRPO step', ylabel='Cognitive Routing Reward')
-    for p,c in zip(parts, ('#999999','#0072B2','#D55E00','#009E73')): axs[1].plot(smooth.index, smooth[p], color=c, label=p)
-    axs[1].set(xlabel='GRPO step', ylabel='weighted part'); axs[1].legend(fontsize=6.5, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
+# %% ../nbs/10_report.ipynb #2f831567
+def figure_f4(sft:list[dict], log:list[dict], window:int=10): # Logs of `07_sft` and `08_grpo`
+    "F4: loss of SFT, reward of GRPO and its parts by step; grey each step, coloured the mean of the last steps."
+    a, d = (pd.DataFrame(x).set_index('step') for x in (sft, log)); parts = [c for c in ('format','answer','routing','grounding') if c in d]
+    fig, axs = plt.subplots(1, 3, figsize=(7.8, 2.4)); smooth = d.rolling(window, min_periods=1).mean()
+    for ax, x, m in (axs[0], a.loss, a.loss.rolling(window, min_periods=1).mean()), (axs[1], d.reward, smooth.reward): ax.plot(x.index, x, color='#cccccc', lw=.7); ax.plot(m.index, m, color=COLORS['CRANE'])
+    for p,c in zip(parts, ('#999999','#0072B2','#D55E00','#009E73')): axs[2].plot(smooth.index, smooth[p], color=c, label=p)
+    axs[0].set(xlabel='SFT step', ylabel='loss', yscale='log'); axs[1].set(xlabel='GRPO step', ylabel='Cognitive Routing Reward'); axs[2].set(xlabel='GRPO step', ylabel='weighted part')
+    axs[2].legend(fontsize=6.5, frameon=False, loc='center left', bbox_to_anchor=(1, .5))
     fig.tight_layout()
     return fig
 
