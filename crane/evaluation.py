@@ -439,7 +439,7 @@ def asker(method:str, m:MLLM, edits:list[Edit], probes:list[Probe], world, retri
     meets = lambda ps: [given[p.id] for p in ps] if given else found(lib, ps, think=thinks(lambda q: answer_routed(m, q, world)))
     return lambda es, ps: run_crane(method, m, lib, es, ps, world, hits=meets(ps))
 
-# %% ../nbs/09_evaluation.ipynb #b7d6e3c1
+# %% ../nbs/09_evaluation.ipynb #71aac87a
 def evaluate(
     method:str,       # Key of `EDITORS`, `CRANE`, `retrieval prompt`, or an editor of yours as `file.py:function`
     m:MLLM,           # What is edited; for `CRANE` a routing model
@@ -454,7 +454,7 @@ def evaluate(
 ) -> list[dict]: # Judged rows, those of the unedited model (`base`) included
     "Evaluate a method on records, and store every trace."
     if method == 'base': raise CraneError("'base' is the unedited model, which every evaluation asks as its reference: name a method.")
-    folder = Path(folder); about = dict(schema=SCHEMA, method=method, model=m.name, weights=weights_hash(m), records=records_hash(edits, probes), probes=len(probes), retrieval=retrieval, seed=seed)
+    folder = Path(folder); about = dict(schema=SCHEMA, method=method, model=m.name, weights=weights_hash(m), records=records_hash(edits, probes), probes=len(probes), retrieval=retrieval, max_new_tokens=m.max_new_tokens, seed=seed)
     path = open_evaluation(folder, about); had, of = finished(path), by_edit(probes)
     todo = [e for e in edits if any(p.id not in had for p in of.get(e.id, []))]; ask = asker(method, m, edits, probes, world, retrieval, seed=seed, **settings) if todo else None
     for some in (todo[i:i+chunk] for i in range(0, len(todo), chunk)):

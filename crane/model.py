@@ -72,7 +72,7 @@ class Prompt:
         if self.image: parts.append(dict(type='image'))
         return [dict(role='user', content=parts+[dict(type='text', text=neutralize(self.question, special))])]
 
-# %% ../nbs/02_model.ipynb #dc91ac34
+# %% ../nbs/02_model.ipynb #bf137d3a
 @dataclass
 class MLLM:
     "A model and its processor, as loaded by transformers."
@@ -80,6 +80,7 @@ class MLLM:
     processor:object
     name:str
     think:tuple[str,str] = ('<think>','</think>') # How the model marks its reasoning
+    max_new_tokens:int = 128 # Length cap of its answers; a large thinking model needs thousands
 
     @property
     def tok(self): return self.processor.tokenizer
@@ -623,13 +624,13 @@ def answer_batch(m:MLLM, prompts:list[Prompt], world:World=None, max_new_tokens:
     took = (time.time()-start)/len(prompts)
     return [Completion(plain_text(m, r[:k], opened), bool(d), int(k), took) for r,k,d in zip(ids, n, done.any(1))]
 
-# %% ../nbs/02_model.ipynb #f98858cd
+# %% ../nbs/02_model.ipynb #377f65fe
 def answer(
     m:MLLM,
     prompts:list[Prompt],
     world:World=None,         # Where picture keys are looked up first
     batch_size:int=64,
-    max_new_tokens:int=128,    # Length cap
+    max_new_tokens:int=None,   # Length cap, if not the model's own
     temperature:float=0.,     # 0 is greedy
     seed:int=0,               # Of sampling
 ) -> list[Completion]: # In the order of the prompts
@@ -638,7 +639,7 @@ def answer(
     res = {}
     for b in range(0, len(order), batch_size):
         idx = order[b:b+batch_size]
-        res |= dict(zip(idx, answer_batch(m, [prompts[i] for i in idx], world, max_new_tokens, temperature, [seed*1_000_003+i for i in idx])))
+        res |= dict(zip(idx, answer_batch(m, [prompts[i] for i in idx], world, max_new_tokens or m.max_new_tokens, temperature, [seed*1_000_003+i for i in idx])))
     return [res[i] for i in range(len(prompts))]
 
 # %% ../nbs/02_model.ipynb #b5791625

@@ -12,9 +12,10 @@ __all__ = ['SWITCHES', 'app', 'edits_app', 'LIBRARY', 'MODEL', 'unknown', 'parse
            'train_command', 'train', 'touched_up', 'moved', 'provenance', 'in_full', 'ledger_command',
            'evaluate_command']
 
-# %% ../nbs/11_reproduce.ipynb #0b302c00
+# %% ../nbs/11_reproduce.ipynb #ea5545ec
 import ast, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, psutil, re, shutil, signal, subprocess, sys, threading, time, typer, yaml
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from nbclient.exceptions import DeadKernelError
 from papermill.engines import NBClientEngine, papermill_engines
@@ -607,7 +608,7 @@ def ledger_command(why:bool=typer.Option(False, '--why', help='what has changed 
         if why and last.exists(): print('\n  '.join(['moved by the last run:', *(moved(read_json(root/'figures'/'results.json'), read_json(last)) or ['nothing'])]))
         if failed: raise typer.Exit(1)
 
-# %% ../nbs/11_reproduce.ipynb #533219fd
+# %% ../nbs/11_reproduce.ipynb #f2a04620
 @app.command('evaluate')
 def evaluate_command(
     method:str=typer.Option('CRANE', '--method', help='an editor such as FT-L, CRANE, "retrieval prompt", or an editor of yours as file.py:function'),
@@ -616,6 +617,7 @@ def evaluate_command(
     format:str=typer.Option('', '--format', help='of a public data set, such as VLKEB'), images:Path=typer.Option(None, '--images', help='where its pictures lie'),
     split:str=typer.Option('test', '--split'), limit:int=typer.Option(0, '--limit', min=0, help='only so many edits; 0 for all'),
     retrieval:str=typer.Option('real', '--retrieval', help='real, gold or noisy'), out:Path=typer.Option('evaluation', '--out', help='folder of the traces and results'), seed:int=0,
+    max_new_tokens:int=typer.Option(128, '--max-new-tokens', min=1, help='length cap of an answer; a large thinking model needs thousands'),
     judge:str=typer.Option('', '--judge', help='address of a second scorer that speaks the OpenAI protocol'), judge_model:str=typer.Option('', '--judge-model'),
 ):
     "Evaluate a model and a method, and print its metrics with 95 % intervals."
@@ -624,14 +626,17 @@ def evaluate_command(
         from crane.evaluation import agreement_results, endpoint, evaluate, second_opinion
         from crane.model import load_mllm
         from crane.sft import load_router, shipped_router
+        import torch
         from crane.world import load_world
         if not format and not (data/f'{split}.edits.parquet').exists(): raise CraneError(f"{data} holds no benchmark with a split '{split}': give a folder that 05_benchmark wrote, such as runs/smoke/05_benchmark, or say by --format what the file is.")
         world = load_public(format, data, images) if format else load_world(); b = world if format else read_benchmark(data, split, world)
-        m = load_router(shipped_router() if model == 'pocket' else model) if method == 'CRANE' else load_mllm(model)
+        m = replace(load_router(shipped_router() if model == 'pocket' else model) if method == 'CRANE' else load_mllm(model), max_new_tokens=max_new_tokens)
+        if torch.cuda.is_available(): m.model.to('cuda')
         edits = b.edits[:limit or None]; ids = {e.id for e in edits}; probes = [p for p in b.probes if p.edit_id in ids]
         if format and (lost := missing_images(edits, probes, images or '.')): raise CraneError(f"{len(lost)} pictures cannot be used, the first because {lost[0].what}: give their folder by --images.")
         scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, log=lambda done, of: print(f'\r{done} of {of} probes', end='', file=sys.stderr, flush=True)); print(file=sys.stderr)
         res = read_json(out/'results.json')
         if judge: res += agreement_results(second_opinion(scored, probes, endpoint(judge, judge_model))); write_json(out/'results.json', res)
         for r in res: print(f"{r['method']:<18}{r['metric']:<26}{100*r['value']:6.1f} [{100*r['lo']:.1f}, {100*r['hi']:.1f}]  n={r['n']}")
-        print(f'traces and results: {os.path.relpath(out)}')
+        cut = [not r['ended'] for r in scored if r['method'] == 'base']; print(f'traces and results: {os.path.relpath(out)}')
+        if sum(cut) > .05*len(cut): print(f'note: {sum(cut)} of {len(cut)} answers of the unedited model were cut at {max_new_tokens} tokens, which counts as ill-formed: raise --max-new-tokens.')

@@ -239,6 +239,8 @@ def test_evaluate_from_the_shell(tmp_path):
         assert r.exit_code == 1 and words in r.output and 'Traceback' not in r.output, r.output
     r = crane('evaluate', '--data', data, '--limit', '2', '--retrieval', 'noisy', '--out', tmp_path/'c')
     assert r.exit_code == 0 and 'CRANE' in r.stdout and 'GS' in r.stdout
+    r = crane('evaluate', '--method', 'IKE-0', '--data', data, '--limit', '1', '--max-new-tokens', '6', '--out', tmp_path/'d')
+    assert r.exit_code == 0 and 'were cut at 6 tokens' in r.stdout and 'raise --max-new-tokens' in r.stdout
 
 @needs_run
 def test_the_ledger_is_an_exit_code_and_notices_a_touch():
