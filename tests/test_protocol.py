@@ -87,7 +87,7 @@ def test_gs_and_ieu_by_pandas_alone(strong):
     assert ((gs-res.xs('GS', level='metric')[gs.index]).abs() < 1e-9).all()
     about = pd.DataFrame([p.model_dump() for p in strong[1]]).set_index('id'); d = d.join(about[['answer', 'aliases', 'chain']], on='probe_id', suffixes=('', '_wanted'))
     own = d[d.method.isin(['CRANE', 'CRANE, gold', 'IKE', 'retrieval prompt', 'LoRA chain'])] # whose texts are all of one form
-    parts = own.text.str.extract(r'^<think>(?P<t>(?:(?!<think>).)+?)</think>(?:<answer>)?(?P<a>[^<]+)(?:</answer>)?$', flags=re.S)
+    parts = own.text.str.extract(r'^<think>(?P<t>(?:(?!</?think>).)+?)</think>(?:<answer>)?(?P<a>[^<]+)(?:</answer>)?$', flags=re.S)
     assert ((parts.a.notna() & own.ended) == own.FMT).all()
     hops = own[(own.kind == 'multi_hop') & parts.a.notna()]
     named = [all(re.search(rf'\b{re.escape(n[0])}\b', t) for n in chain) for t, chain in zip(parts.t[hops.index], hops.chain)]
