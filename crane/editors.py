@@ -1164,17 +1164,17 @@ def answer_together(
     prompts:list[list[Prompt]], # Of every edit
     world:World, several:Together,
     rows:int=192,               # In a batch, about
-    caps:tuple[int,...]=(48,128), # Length caps; the last one counts
+    first:int=48,               # Length cap of a first try; what does not end there is asked again under the model's own
 ) -> list[list[Completion]]: # In the order of the prompts
     "Answer the prompts of many edits, each under its own."
     res = {}
-    for cap in caps:
+    for cap in (first, m.max_new_tokens) if first < m.max_new_tokens else (m.max_new_tokens,):
         left = {e:[i for i in sorted(range(len(ps)), key=lambda i: (len(ps[i].images), len(ps[i].question))) if (e, i) not in res] for e,ps in enumerate(prompts)}
         left = {e:o for e,o in left.items() if o}; width, longest = max(1, rows//max(1, len(left))), max(map(len, left.values()), default=0)
         for s in range(0, longest, width):
             at = [(e, o[min(j, len(o)-1)]) for e,o in left.items() for j in range(s, min(s+width, longest))]
             with several.under(list(left)): cs = answer_batch(m, [prompts[e][i] for e,i in at], world, cap)
-            res |= {k:c for k,c in zip(at, cs) if c.ended or cap == caps[-1]}
+            res |= {k:c for k,c in zip(at, cs) if c.ended or cap == m.max_new_tokens}
     return [[res[e, i] for i in range(len(ps))] for e,ps in enumerate(prompts)]
 
 # %% ../nbs/03_editors.ipynb #1465b39c

@@ -612,11 +612,11 @@ def plain_text(m:MLLM, ids:torch.Tensor, opened:str) -> str:
     return (opened+text).strip().replace(m.think[0], '<think>').replace(m.think[1], '</think>')
 
 @torch.no_grad()
-def answer_batch(m:MLLM, prompts:list[Prompt], world:World=None, max_new_tokens:int=128, temperature:float=0., seeds:list[int]=()) -> list[Completion]:
+def answer_batch(m:MLLM, prompts:list[Prompt], world:World=None, max_new_tokens:int=None, temperature:float=0., seeds:list[int]=()) -> list[Completion]:
     "Answer one batch of prompts."
     from transformers import GenerationConfig, LogitsProcessorList
     start, enc = time.time(), {k:v.to(m.device) for k,v in encode(m, prompts, world).items()}
-    how = GenerationConfig(max_new_tokens=max_new_tokens, do_sample=False, repetition_penalty=1., pad_token_id=m.tok.pad_token_id, eos_token_id=m.ends)
+    how = GenerationConfig(max_new_tokens=max_new_tokens or m.max_new_tokens, do_sample=False, repetition_penalty=1., pad_token_id=m.tok.pad_token_id, eos_token_id=m.ends)
     with explained(m, len(prompts)):
         ids = m.model.generate(**enc, generation_config=how, logits_processor=LogitsProcessorList([GumbelNoise(temperature, seeds)] if temperature else []))[:, enc['input_ids'].shape[1]:]
     done, opened = torch.isin(ids, torch.tensor(m.ends, device=ids.device)), opening(m)
@@ -639,7 +639,7 @@ def answer(
     res = {}
     for b in range(0, len(order), batch_size):
         idx = order[b:b+batch_size]
-        res |= dict(zip(idx, answer_batch(m, [prompts[i] for i in idx], world, max_new_tokens or m.max_new_tokens, temperature, [seed*1_000_003+i for i in idx])))
+        res |= dict(zip(idx, answer_batch(m, [prompts[i] for i in idx], world, max_new_tokens, temperature, [seed*1_000_003+i for i in idx])))
     return [res[i] for i in range(len(prompts))]
 
 # %% ../nbs/02_model.ipynb #b5791625

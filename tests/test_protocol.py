@@ -241,6 +241,7 @@ def test_evaluate_from_the_shell(tmp_path):
     assert r.exit_code == 0 and 'CRANE' in r.stdout and 'GS' in r.stdout
     r = crane('evaluate', '--method', 'IKE-0', '--data', data, '--limit', '1', '--max-new-tokens', '6', '--out', tmp_path/'d')
     assert r.exit_code == 0 and 'were cut at 6 tokens' in r.stdout and 'raise --max-new-tokens' in r.stdout
+    rows = read_jsonl(tmp_path/'d'/'traces.jsonl'); assert {x['method'] for x in rows} == {'base', 'IKE-0'} and max(x['tokens'] for x in rows) <= 6 # the edited model is cut where the unedited one is
 
 @needs_run
 def test_the_ledger_is_an_exit_code_and_notices_a_touch():
