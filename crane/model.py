@@ -23,8 +23,8 @@ import torch, torch.nn.functional as F
 from .core import *
 from .world import *
 
-# %% ../nbs/02_model.ipynb #4eea9f67
-for _quiet in ('IProgress not found', '.*gradient_checkpointing` is deprecated'): warnings.filterwarnings('ignore', message=_quiet)
+# %% ../nbs/02_model.ipynb #d5071a5d
+warnings.filterwarnings('ignore', message='.*gradient_checkpointing` is deprecated')
 
 # %% ../nbs/02_model.ipynb #5a3c19de
 @dataclass(frozen=True)
