@@ -259,7 +259,7 @@ def grpo_config(folder:str|Path, steps:int, prompts_per_step:int, generations:in
                       shuffle_dataset=False, logging_steps=1, save_strategy='steps' if save_steps else 'no', save_steps=save_steps or 500, save_total_limit=2, report_to='none', seed=seed, data_seed=seed,
                       disable_tqdm=True, **(on_device() | dict(use_vllm=False) | device))
 
-# %% ../nbs/08_grpo.ipynb #bf6852c5
+# %% ../nbs/08_grpo.ipynb #f8ab71cf
 def flat_images(processor):
     "A copy of a processor that accepts nested lists of pictures."
     class Flat(type(processor)):
@@ -269,7 +269,7 @@ def flat_images(processor):
     p = Flat.__new__(Flat); p.__dict__.update(processor.__dict__)
     return p
 
-KEEP = {'reward':'reward', 'reward_std':'reward_std', 'frac_reward_zero_std':'frac_reward_zero_std', 'completions/mean_length':'length', 'entropy':'entropy', 'kl':'kl', 'loss':'loss', 'step_time':'seconds'} # TRL's name -> ours
+KEEP = {'reward':'reward', 'reward_std':'reward_std', 'frac_reward_zero_std':'frac_reward_zero_std', 'completions/mean_length':'length', 'entropy':'entropy', 'kl':'kl', 'loss':'loss', 'seconds':'seconds'} # TRL's name -> ours
 
 def train_grpo(
     m:MLLM,              # As `load_router(…, trainable=True)` or `routing_model` gives it; trained in place

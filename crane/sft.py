@@ -4,12 +4,12 @@
 
 # %% auto #0
 __all__ = ['EVIDENCE', 'WORDS', 'FORMS', 'Case', 'FRESH', 'MORE', 'NONE', 'NEAR', 'REPLAY', 'REPLAYED', 'DISTORTED', 'PATIENCE',
-           'STRENGTH', 'CONTROL_NAMES', 'routing_note', 'routing_prompt', 'weigh_edit', 'topic', 'routing_chain',
-           'winnable', 'in_scope', 'renewed', 'bystander', 'draw_cases', 'replay_lessons', 'routing_examples',
-           'likeness', 'routing_model', 'adapted', 'unadapted', 'routed', 'answer_routed', 'BaseEncoder', 'save_router',
-           'load_router', 'on_device', 'sft_config', 'collator', 'by_length', 'checks', 'as_csv', 'watch', 'weaken',
-           'last_checkpoint', 'run_trainer', 'train_sft', 'stop_at', 'routing_scores', 'in_short', 'train_control',
-           'Crane', 'shipped_router', 'thinks']
+           'STRENGTH', 'SAVE', 'CONTROL_NAMES', 'routing_note', 'routing_prompt', 'weigh_edit', 'topic',
+           'routing_chain', 'winnable', 'in_scope', 'renewed', 'bystander', 'draw_cases', 'replay_lessons',
+           'routing_examples', 'likeness', 'routing_model', 'adapted', 'unadapted', 'routed', 'answer_routed',
+           'BaseEncoder', 'save_router', 'load_router', 'on_device', 'sft_config', 'collator', 'by_length', 'checks',
+           'as_csv', 'watch', 'weaken', 'saved_often', 'last_checkpoint', 'run_trainer', 'train_sft', 'spent',
+           'stop_at', 'routing_scores', 'in_short', 'train_control', 'Crane', 'shipped_router', 'thinks']
 
 # %% ../nbs/07_sft.ipynb #17c11dd1
 import csv, io, math, random, re, shutil, time, torch
@@ -274,7 +274,7 @@ def by_length(examples:list[tuple[Prompt,str]], batch_size:int) -> list[tuple[Pr
     long = lambda x: (len(x[0].images), len(x[0].question)+sum(len(n.text) for n in x[0].notes)+len(x[1]))
     return [x for b in range(0, len(examples), batch_size) for x in sorted(examples[b:b+batch_size], key=long)]
 
-# %% ../nbs/07_sft.ipynb #a408f8ae
+# %% ../nbs/07_sft.ipynb #6105c513
 PATIENCE = 20 # steps in a row in which every group earned one and the same reward
 
 def checks(log:list[dict]) -> str: # Empty, or what is wrong
@@ -291,15 +291,19 @@ def as_csv(rows:list[dict]) -> str:
     return f.getvalue()
 
 def watch(folder:str|Path, stop_after:int=None) -> list: # For `callbacks` of a TRL trainer
-    "Callbacks that keep a training's log, stop what goes nowhere, and stop after some steps if asked to."
+    "Callbacks that keep a training's log with the seconds of each step, stop what goes nowhere, and stop after some steps if asked to."
     folder = Path(folder)
     from tensorboardX import SummaryWriter
     from transformers import TrainerCallback
     from transformers.integrations import TensorBoardCallback
     class Watch(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kw): self.since, self.bar = time.time(), iter(progress(range(state.global_step, args.max_steps), 'training steps'))
+        def on_step_begin(self, args, state, control, **kw): next(self.bar, None)
+        def on_train_end(self, args, state, control, **kw): next(self.bar, None)
         def on_log(self, args, state, control, logs=None, **kw):
             rows = [r for r in state.log_history if 'loss' in r]
             if not rows or 'loss' not in (logs or {}): return
+            now = time.time(); rows[-1]['seconds'], self.since = now-self.since, now # kept with a checkpoint, so that a training that went on knows its whole time
             if len(rows) % 10 == 0 or state.global_step == args.max_steps: write_atomic(folder/'log.csv', as_csv(rows))
             if why := checks(rows): raise CraneError(why)
     return [Watch(), TensorBoardCallback(SummaryWriter(str(folder/'tensorboard'))), *([stop_at(stop_after)] if stop_after else [])]
@@ -314,7 +318,13 @@ def weaken(model, by:float=STRENGTH): # A model of PEFT; any other is left alone
     for x in model.modules():
         if isinstance(getattr(x, 'scaling', None), dict): x.scaling['default'] *= by
 
-# %% ../nbs/07_sft.ipynb #1b584d9b
+# %% ../nbs/07_sft.ipynb #d8ba7c99
+SAVE = .1 # of a training's steps, between two checkpoints (our choice)
+
+def saved_often(steps:int, resume:bool=None) -> dict: # For `train_sft` and `train_grpo`
+    "A checkpoint every tenth of a training. In a batch it goes on from the last one: there the batch sees to it that it is the same training."
+    return dict(save_steps=max(1, round(SAVE*steps)), resume=in_batch() if resume is None else resume)
+
 def last_checkpoint(folder:str|Path) -> str|None:
     "The newest checkpoint of a training that was stopped."
     found = sorted(Path(folder).glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]))
@@ -340,14 +350,19 @@ def train_sft(
     resume:bool=False,               # Go on from the last checkpoint in the folder, if there is one
     stop_after:int=None,             # Steps after which to stop, as if interrupted
     **device,                        # Of `sft_config`, in place of `on_device`
-) -> list[dict]: # One row a step: `step`, `loss`, `learning_rate`, …
+) -> list[dict]: # One row a step: `step`, `loss`, `learning_rate`, `seconds`, …
     "Fine-tune on routing examples."
     from datasets import Dataset
     from trl import SFTTrainer
-    args, examples = sft_config(folder, len(examples)//batch_size, batch_size, learning_rate, seed, save_steps, **device), by_length(examples, batch_size)
+    steps = len(examples)//batch_size; examples = by_length(examples[:steps*batch_size], batch_size)
+    args = sft_config(folder, steps, batch_size, learning_rate, seed, save_steps, **device)
     trainer = SFTTrainer(model=m.model, args=args, train_dataset=Dataset.from_dict(dict(i=list(range(len(examples))))), data_collator=collator(m, examples, world, seed),
                          processing_class=m.processor, callbacks=watch(folder, stop_after))
     return run_trainer(trainer, resume)
+
+def spent(log:list[dict]) -> float: # Seconds
+    "Time that the steps of a training took, in all its sessions."
+    return sum(r['seconds'] for r in log)
 
 def stop_at(step:int):
     "A callback that ends a training early."
@@ -368,14 +383,14 @@ def in_short(rows:list[dict]) -> dict[str,float]: # By scope and kind of edit, i
     "Shares of right routing."
     return {f"{'in' if s else 'out of'} scope, {k}":round(100*sum(r['right'] for r in rs)/len(rs), 1) for s in (True, False) for k in ('visual','attribute','textual') for rs in [[r for r in rows if r['in_scope'] == s and r['kind'] == k]] if rs}
 
-# %% ../nbs/07_sft.ipynb #9943d9f9
+# %% ../nbs/07_sft.ipynb #fb68b705
 def train_control(name:str, m:MLLM, b:Benchmark, world:World, folder:Path, n:int, batch_size:int, learning_rate:float, seed:int=0, long_steps:int=0) -> tuple[MLLM,float]: # The model, and seconds
     "Train one of the controls: `light`, `long`, `full weights`, `words` or `score`."
     if name not in CONTROL_NAMES: raise CraneError(f"control {name!r} is unknown: choose {', '.join(CONTROL_NAMES)}.")
-    n = {'light':n//10, 'long':n+long_steps*batch_size}.get(name, n); full = name == 'full weights'; start = time.time()
+    n = {'light':n//10, 'long':n+long_steps*batch_size}.get(name, n); full = name == 'full weights'
     examples = routing_examples(b, world, n, seed, name if name in EVIDENCE else 'picture', OwnEncoder(m, world))
-    r = routing_model(load_mllm(m.name), full=full, seed=seed); train_sft(r, examples, world, folder/'trainer', batch_size, 1e-3 if full else learning_rate, seed); save_router(r, folder/'model')
-    return r, time.time()-start
+    r = routing_model(load_mllm(m.name), full=full, seed=seed); log = train_sft(r, examples, world, folder/'trainer', batch_size, 1e-3 if full else learning_rate, seed, **saved_often(n//batch_size)); save_router(r, folder/'model')
+    return r, spent(log)
 
 CONTROL_NAMES = ('light', 'long', 'full weights', 'words', 'score')
 

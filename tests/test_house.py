@@ -2,7 +2,7 @@
 import ast, configparser, filecmp, importlib.metadata, json, os, re, shutil, subprocess, sys, tomllib, zipfile
 from pathlib import Path
 import pytest, yaml
-from crane.reproduce import load_profile, notebook_parameters, notebooks, plan
+from crane.reproduce import load_profile, notebook_parameters, notebooks, plan, reads
 
 root = Path(__file__).resolve().parent.parent
 stages = {s: p for s, p in notebooks(root).items() if s[:2].isdigit() and s != '00_core'}
@@ -57,7 +57,17 @@ def test_the_stages_are_numbered_without_gaps():
 def test_one_parameters_cell_with_run(stage):
     tagged = [source(c) for c in cells(stages[stage], 'code') if 'parameters' in c['metadata'].get('tags', [])]
     assert len(tagged) == 1, f'{stage} needs exactly one cell tagged parameters, it has {len(tagged)}'
-    assert notebook_parameters(stages[stage])['run'] == 'smoke'
+    assert notebook_parameters(stages[stage])['run'].default == 'smoke'
+
+@pytest.mark.parametrize('stage', stages)
+def test_every_number_says_in_what_range_it_may_be(stage):
+    assert [k for k, p in notebook_parameters(stages[stage]).items() if isinstance(p.default, (int, float)) and not p.allowed.startswith('in ')] == []
+
+@pytest.mark.parametrize('stage', stages)
+def test_a_notebook_declares_all_stages_that_it_reads(stage):
+    code = '\n'.join(source(c) for c in cells(stages[stage], 'code') if '#| export' not in source(c))
+    used = {s for s in re.findall(r'\d\d_[a-z_]+', code) if s in stages} - {stage} | ({'05_benchmark'} if 'all_edits(run' in code else set())
+    assert stage == '11_reproduce' or used <= set(reads(stage, root)), f'{stage} must name what it reads under **In**'
 
 @pytest.mark.parametrize('stage', stages)
 def test_in_out_time_under_the_title(stage):
@@ -67,7 +77,7 @@ def test_in_out_time_under_the_title(stage):
 def test_smoke_is_the_defaults():
     smoke, given = plan('smoke', root), load_profile('smoke', root)
     for s, p in notebooks(root).items():
-        assert smoke[s] == notebook_parameters(p), f'profiles/smoke.yaml and the parameters cell of {s} differ'
+        assert smoke[s] == {k: x.default for k, x in notebook_parameters(p).items()}, f'profiles/smoke.yaml and the parameters cell of {s} differ'
         assert not set(given['stages'].get(s) or {}) - set(notebook_parameters(p))
 
 @pytest.mark.parametrize('profile', [p.stem for p in root.glob('profiles/*.yaml')])
