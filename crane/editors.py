@@ -435,7 +435,7 @@ def new_mend(
     for k,xs in by_kind.items(): x = torch.cat(xs); getattr(net, f'norm_{k}').copy_(torch.stack([x.mean(0), x.std(0)]))
     return net
 
-# %% ../nbs/03_editors.ipynb #bca6d124
+# %% ../nbs/03_editors.ipynb #be795bbb
 def train_mend(
     m:MLLM, edits:list[Edit], world:World,
     steps:int=800,
@@ -453,7 +453,7 @@ def train_mend(
     others = edits[:256]; prompts = elsewhere(others, world, rng); keep = list(zip(prompts, (c.text for c in answer(m, prompts, world)))); n = len(others)
     with restored(m, []):
         net = new_mend(m, edits[:64], world, rank, edit_lr, seed); opt, sched = optimizer(net.parameters(), lr, steps)
-        for i in range(steps):
+        for i in progress(range(steps), 'steps of MEND'):
             some = rng.sample(edits, batch)
             rows = [[(nearby(e, rng), e.target_new), keep[rng.choice([j for j in range(n) if others[j].subject != e.subject])], keep[n+rng.randrange(n)]] for e in some]
             edit_loss, kept = mend_loss(net, m, some, world, rows)
@@ -786,7 +786,7 @@ def train_scope(
         (F.binary_cross_entropy(sure, label[i])+decay*scope.words.pow(2).sum()).backward(); opt.step(); opt.zero_grad()
     return Scope(scope.picture.detach(), scope.words.detach())
 
-# %% ../nbs/03_editors.ipynb #58c19659
+# %% ../nbs/03_editors.ipynb #1edbec0f
 EVERY_MAP = r'(q|k|v|o|gate|up|down)_proj' # where the counterfactual model's adapters sit
 
 def train_counterfactual(
@@ -799,7 +799,7 @@ def train_counterfactual(
     rng = random.Random(seed)
     with restored(m, []), adapter(m, 16, EVERY_MAP) as pm:
         opt, sched = optimizer([p for p in pm.parameters() if p.requires_grad], lr, steps)
-        for _ in range(steps):
+        for _ in progress(range(steps), 'steps of SERAC'):
             drawn = [(e, *question_about(e, world, rng)) for e in rng.choices(edits, k=batch)]
             enc = encoded(m, [with_notes(p, e) for e,p,_,_ in drawn], [respond(*c, answer=a) if chain else a for *_,c,a in drawn], world)
             m.model(**enc).loss.backward(); descend(opt, sched)
@@ -984,7 +984,7 @@ def by_edit(probes:list[Probe]) -> dict[str,list[Probe]]:
     for p in probes: res.setdefault(p.edit_id, []).append(p)
     return res
 
-# %% ../nbs/03_editors.ipynb #09e4e53b
+# %% ../nbs/03_editors.ipynb #29e1540f
 def edited_rows(method:str, ed:Edited, edit:Edit, probes:list[Probe], world:World) -> list[dict]:
     "Answers of an edited model to the probes of one edit, one row a probe."
     forced = ed.forced([edit_prompt(edit)], [edit.target_new], world)[0]
@@ -1001,7 +1001,7 @@ def run_editor(
     "Apply each edit alone, ask its probes, restore."
     f, rows = get_editor(name), []
     check_edits(edits, m, f.needs_image); of = by_edit(probes)
-    for edit in edits:
+    for edit in progress(edits, 'edits'):
         with f(m, edit, world, **settings) as ed: rows += edited_rows(name, ed, edit, of.get(edit.id, []), world)
     return rows
 
