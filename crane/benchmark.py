@@ -257,7 +257,7 @@ class Benchmark:
         at = {r['edit_id']:r['stratum'] for r in self.strata}; es = [e for e in self.edits if keep(e, at.get(e.id, ''))]; ids = {e.id for e in es}
         return Benchmark(es, [p for p in self.probes if p.edit_id in ids], [r for r in self.strata if r['edit_id'] in ids])
 
-# %% ../nbs/05_benchmark.ipynb #b6b0657d
+# %% ../nbs/05_benchmark.ipynb #a49e589e
 def build_benchmark(
     m:MLLM, world:World,
     split:str,        # `train`, `valid` or `test`
@@ -267,7 +267,7 @@ def build_benchmark(
 ) -> Benchmark:
     "Edits of a split with their probes and strata."
     candidates = counterfactuals(world, split, min(2*n, len(pool(world, split))*8), seed)
-    edits = [e for e in candidates if hops(e, world)][:n]+attribute_edits(world, split, n, True, seed)+attribute_edits(world, split, n, False, seed)+edits_of_the_unknown(m, world, split, seed)
+    edits = [e for e in candidates if hops(e, world)][:n]+attribute_edits(world, split, n, True, seed)+attribute_edits(world, split, n, False, seed)+edits_of_the_unknown(m, world, split, seed)[:n]
     rng, near = random.Random(f'{split}-{seed}'), look_alikes(world, flags_of(world, split))
     probes = [p for e in edits for p in in_scope_probes(e, world, rng, split == 'test')+out_of_scope_probes(e, world, near, rng, split == 'test')]
     source = f'pocket world, {split}, seed {seed}'; mark = lambda x: x.model_copy(update=dict(source=source))

@@ -50,17 +50,21 @@ def _say_shipped(run, stage):
     if (run, stage) not in _told: print(f"{stage} has not been run here: taking what ships with the package (run '{run}', commit {(json.loads((DATA/run/'about.json').read_text())['commit'] or 'unknown')[:8]})")
     _told.add((run, stage))
 
-# %% ../nbs/00_core.ipynb #91babf89
+# %% ../nbs/00_core.ipynb #11ec67a8
 warnings.filterwarnings('ignore', message='IProgress not found') # a bar of text does
+
+_bars = []
 
 def progress(
     items, # What is gone through; with a length, if the end shall be known
-    what:str, # What is done with it, such as `traces`
+    what:str, # What they are, such as `traces`
 ): # The items, one after another
-    "Go through items behind a bar that appears after five seconds and goes when it is done; in a batch without one."
-    if in_batch(): return items
+    "Go through items behind a bar that appears after five seconds and goes when it is done; in a batch, or inside another one, without."
+    if in_batch() or _bars: yield from items; return
     from tqdm.auto import tqdm
-    return tqdm(items, desc=what, delay=5, leave=False, file=sys.stdout if 'ipykernel' in sys.modules else None) # errors have a red ground in notebooks
+    _bars.append(what)
+    try: yield from tqdm(items, desc=what, delay=5, leave=False, file=sys.stdout if 'ipykernel' in sys.modules else None) # errors have a red ground in notebooks
+    finally: _bars.pop()
 
 # %% ../nbs/00_core.ipynb #f9ccdd32
 def write_atomic(

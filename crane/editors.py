@@ -9,15 +9,15 @@ __all__ = ['TARGET_TOKENS', 'ft_l', 'ft_v', 'ft_all', 'lora', 'ft_l_chain', 'lor
            'fit', 'tune', 'targets', 'last_mlp', 'projector', 'all_weights', 'attention', 'adapter', 'tune_adapter',
            'chain_sentence', 'chained', 'reworded', 'hooked', 'factors', 'LowRank', 'Mend', 'mend_layers',
            'mend_weights', 'gradients', 'changes', 'low_rank', 'elsewhere', 'nearby', 'mend_loss', 'new_mend',
-           'train_mend', 'save_mend', 'read_tensors', 'load_mend', 'step_once', 'mend', 'hypernetwork', 'trained',
-           'edit_note', 'with_notes', 'prompt_tail', 'prompt_ends', 'behind', 'Codebook', 'from_book', 'read_states',
-           'strangers', 'half_way', 'entry', 'grace', 'SideMemory', 'margin_loss', 'learn_side', 'read_score', 'wise',
-           'question_about', 'stranger_to', 'scope_vectors', 'Scope', 'train_scope', 'train_counterfactual',
-           'train_serac', 'load_serac', 'Routed', 'note_bytes', 'scope_of', 'serac', 'Shown', 'demonstration',
-           'demonstrations', 'ike', 'get_editor', 'state_of', 'breaking', 'sequence', 'rows_of', 'said_row', 'by_edit',
-           'edited_rows', 'run_editor', 'run_sequence', 'own_weights', 'fit_together', 'adam', 'remembered',
-           'learn_together', 'shared_losses', 'tower', 'tune_together', 'adapters_together', 'step_together',
-           'Together', 'together', 'answer_together', 'forced_together', 'run_together']
+           'train_mend', 'write_tensors', 'read_tensors', 'save_mend', 'load_mend', 'step_once', 'mend', 'hypernetwork',
+           'trained', 'edit_note', 'with_notes', 'prompt_tail', 'prompt_ends', 'behind', 'Codebook', 'from_book',
+           'read_states', 'strangers', 'half_way', 'entry', 'grace', 'SideMemory', 'margin_loss', 'learn_side',
+           'read_score', 'wise', 'question_about', 'stranger_to', 'scope_vectors', 'Scope', 'train_scope',
+           'train_counterfactual', 'train_serac', 'load_serac', 'Routed', 'note_bytes', 'scope_of', 'serac', 'Shown',
+           'demonstration', 'demonstrations', 'ike', 'get_editor', 'state_of', 'breaking', 'sequence', 'rows_of',
+           'said_row', 'by_edit', 'edited_rows', 'run_editor', 'run_sequence', 'own_weights', 'fit_together', 'adam',
+           'remembered', 'learn_together', 'shared_losses', 'tower', 'tune_together', 'adapters_together',
+           'step_together', 'Together', 'together', 'answer_together', 'forced_together', 'run_together']
 
 # %% ../nbs/03_editors.ipynb #bf65eb83
 import copy, hashlib, json, random, re, time
@@ -338,7 +338,7 @@ class LowRank(torch.nn.Module):
         h = (x@self.v@self.u+self.bias)*self.scale[use]+self.shift[use]
         return x+(h.relu() if self.relu else h)
 
-# %% ../nbs/03_editors.ipynb #2480caa5
+# %% ../nbs/03_editors.ipynb #c251f4eb
 class Mend(torch.nn.Module):
     "MEND's hypernetwork: maps the factors of a gradient to those of a weight's change."
     def __init__(self,
@@ -349,9 +349,9 @@ class Mend(torch.nn.Module):
         super().__init__()
         self.shapes, self.rank, kinds = shapes, rank, [f'{i}x{o}' for i,o in shapes.values()]
         self.use = {n:(k, kinds[:j].count(k)) for j,(n,k) in enumerate(zip(shapes, kinds))}
-        self.nets = torch.nn.ModuleDict({k: torch.nn.ModuleList(LowRank(sum(map(int, k.split('x'))), rank, kinds.count(k), relu) for relu in (True, False)) for k in set(kinds)})
+        self.nets = torch.nn.ModuleDict({k: torch.nn.ModuleList(LowRank(sum(map(int, k.split('x'))), rank, kinds.count(k), relu) for relu in (True, False)) for k in dict.fromkeys(kinds)})
         self.steps = torch.nn.Parameter(torch.full((len(shapes),), edit_lr))
-        for k in set(kinds): self.register_buffer(f'norm_{k}', torch.tensor([[0.],[1.]]).repeat(1, sum(map(int, k.split('x')))))
+        for k in dict.fromkeys(kinds): self.register_buffer(f'norm_{k}', torch.tensor([[0.],[1.]]).repeat(1, sum(map(int, k.split('x')))))
 
     def forward(self, name:str, u:torch.Tensor, d:torch.Tensor) -> tuple[torch.Tensor,torch.Tensor]: # Change of the weight = second factor transposed times first, summed over tokens
         kind, use = self.use[name]; mean, std = getattr(self, f'norm_{kind}')
@@ -435,7 +435,7 @@ def new_mend(
     for k,xs in by_kind.items(): x = torch.cat(xs); getattr(net, f'norm_{k}').copy_(torch.stack([x.mean(0), x.std(0)]))
     return net
 
-# %% ../nbs/03_editors.ipynb #bca6d124
+# %% ../nbs/03_editors.ipynb #be795bbb
 def train_mend(
     m:MLLM, edits:list[Edit], world:World,
     steps:int=800,
@@ -453,7 +453,7 @@ def train_mend(
     others = edits[:256]; prompts = elsewhere(others, world, rng); keep = list(zip(prompts, (c.text for c in answer(m, prompts, world)))); n = len(others)
     with restored(m, []):
         net = new_mend(m, edits[:64], world, rank, edit_lr, seed); opt, sched = optimizer(net.parameters(), lr, steps)
-        for i in range(steps):
+        for i in progress(range(steps), 'steps of MEND'):
             some = rng.sample(edits, batch)
             rows = [[(nearby(e, rng), e.target_new), keep[rng.choice([j for j in range(n) if others[j].subject != e.subject])], keep[n+rng.randrange(n)]] for e in some]
             edit_loss, kept = mend_loss(net, m, some, world, rows)
@@ -461,26 +461,30 @@ def train_mend(
             if (i+1) % 50 == 0: log(f'MEND step {i+1} of {steps}: edit {sum(l for l,_ in losses[-50:])/50:.3f}, locality {sum(l for _,l in losses[-50:])/50:.4f}, {time.time()-start:.0f} s')
     return net.requires_grad_(False), losses
 
-# %% ../nbs/03_editors.ipynb #9eb2b792
-def save_mend(net:Mend, m:MLLM, path:str|Path) -> Path:
-    "Write a hypernetwork as safetensors, with what it was made for."
+# %% ../nbs/03_editors.ipynb #02143877
+def write_tensors(path:str|Path, tensors:dict[str,torch.Tensor], about:dict) -> Path: # `about`: anything that JSON can write, its order is kept
+    "Write tensors and what they are as safetensors, atomically; equal content gives equal bytes."
     from safetensors.torch import save
-    about = dict(shapes=json.dumps(net.shapes), rank=str(net.rank), model=weights_hash(m))
-    return write_atomic(path, save({k:v.contiguous() for k,v in net.state_dict().items()}, metadata=about))
+    return write_atomic(path, save({k:tensors[k].contiguous() for k in sorted(tensors)}, dict(about=json.dumps(about))))
 
-def read_tensors(path:str|Path) -> tuple[dict[str,str],dict[str,torch.Tensor]]: # Metadata and tensors
-    "Read a safetensors file; a damaged one is a `CraneError`."
+def read_tensors(path:str|Path) -> tuple[dict,dict[str,torch.Tensor]]: # What they are, empty if the file does not say, and the tensors
+    "Read what `write_tensors` wrote; a damaged file is a `CraneError`."
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(path, 'pt') as f: return f.metadata(), {k:f.get_tensor(k) for k in f.keys()}
-    except SafetensorError as e: raise CraneError(f"{path} is damaged ({e}): delete it and run 03_editors again.") from e
+        with safe_open(path, 'pt') as f: return json.loads((f.metadata() or {}).get('about', '{}')), {k:f.get_tensor(k) for k in f.keys()}
+    except (SafetensorError, ValueError) as e: raise CraneError(f"{path} is damaged ({e}): delete it and run 03_editors again.") from e
+
+# %% ../nbs/03_editors.ipynb #7f15a513
+def save_mend(net:Mend, m:MLLM, path:str|Path) -> Path:
+    "Write a hypernetwork, with what it was made for."
+    return write_tensors(path, net.state_dict(), dict(shapes=net.shapes, rank=net.rank, model=weights_hash(m)))
 
 def load_mend(path:str|Path, m:MLLM) -> Mend:
     "Read a hypernetwork; one that is missing, damaged or made for another model is a `CraneError`."
     if not Path(path).exists(): raise CraneError(f"{path} is missing: run 03_editors, which trains MEND, first.")
     about, state = read_tensors(path)
-    if about['model'] != weights_hash(m): raise CraneError(f"{path} was trained for another model than {m.name!r}: run 03_editors again with this model.")
-    net = Mend(json.loads(about['shapes']), int(about['rank'])); net.load_state_dict(state)
+    if about.get('model') != weights_hash(m): raise CraneError(f"{path} was trained for another model than {m.name!r}: run 03_editors again with this model.")
+    net = Mend(about['shapes'], about['rank']); net.load_state_dict(state)
     return net.requires_grad_(False).to(m.device)
 
 # %% ../nbs/03_editors.ipynb #7c22fa6a
@@ -782,7 +786,7 @@ def train_scope(
         (F.binary_cross_entropy(sure, label[i])+decay*scope.words.pow(2).sum()).backward(); opt.step(); opt.zero_grad()
     return Scope(scope.picture.detach(), scope.words.detach())
 
-# %% ../nbs/03_editors.ipynb #58c19659
+# %% ../nbs/03_editors.ipynb #1edbec0f
 EVERY_MAP = r'(q|k|v|o|gate|up|down)_proj' # where the counterfactual model's adapters sit
 
 def train_counterfactual(
@@ -795,13 +799,13 @@ def train_counterfactual(
     rng = random.Random(seed)
     with restored(m, []), adapter(m, 16, EVERY_MAP) as pm:
         opt, sched = optimizer([p for p in pm.parameters() if p.requires_grad], lr, steps)
-        for _ in range(steps):
+        for _ in progress(range(steps), 'steps of SERAC'):
             drawn = [(e, *question_about(e, world, rng)) for e in rng.choices(edits, k=batch)]
             enc = encoded(m, [with_notes(p, e) for e,p,_,_ in drawn], [respond(*c, answer=a) if chain else a for *_,c,a in drawn], world)
             m.model(**enc).loss.backward(); descend(opt, sched)
         return {k:v.detach().clone() for k,v in get_peft_model_state_dict(pm).items()}
 
-# %% ../nbs/03_editors.ipynb #d0112678
+# %% ../nbs/03_editors.ipynb #1ab14f07
 def train_serac(
     m:MLLM, world:World,
     file:str|Path,      # Safetensors file that shall hold them
@@ -811,19 +815,18 @@ def train_serac(
     seed:int=0,
 ) -> Path: # The file
     "Train SERAC's two parts, once for a run."
-    from safetensors.torch import save
-    path, meta = Path(file), dict(model=weights_hash(m), edits=str(edits), steps=str(steps), chain=str(chain), seed=str(seed))
+    path, meta = Path(file), dict(model=weights_hash(m), edits=edits, steps=steps, chain=chain, seed=seed)
     if path.exists() and read_tensors(path)[0] == meta: return path
     es = counterfactuals(world, 'train', edits, seed); scope = train_scope(m, es, world, seed=seed)
     copy = train_counterfactual(m, es, world, chain, steps, seed=seed)
-    return write_atomic(path, save({'scope.picture':scope.picture, 'scope.words':scope.words} | {f'copy.{k}':v.contiguous() for k,v in copy.items()}, meta))
+    return write_tensors(path, {'scope.picture':scope.picture, 'scope.words':scope.words} | {f'copy.{k}':v for k,v in copy.items()}, meta)
 
-# %% ../nbs/03_editors.ipynb #191b2090
+# %% ../nbs/03_editors.ipynb #d6293fff
 def load_serac(file:str|Path|None, m:MLLM) -> tuple[Scope,dict[str,torch.Tensor]]: # Classifier, adapters of the counterfactual model
     "Read what `train_serac` wrote for this very model."
     if not file or not Path(file).exists(): raise CraneError(f"SERAC has to be trained before it can edit, and {file or 'no file'} is there: run 03_editors or call train_serac(m, world, file), and give the editor that file.")
     meta, w = read_tensors(file)
-    if meta['model'] != weights_hash(m): raise CraneError(f"{file} was trained for other weights than those of model {m.name!r}: delete it and run 03_editors again.")
+    if meta.get('model') != weights_hash(m): raise CraneError(f"{file} was trained for other weights than those of model {m.name!r}: delete it and run 03_editors again.")
     return Scope(w['scope.picture'], w['scope.words']), {k.removeprefix('copy.'):v for k,v in w.items() if k.startswith('copy.')}
 
 # %% ../nbs/03_editors.ipynb #86304755
@@ -981,7 +984,7 @@ def by_edit(probes:list[Probe]) -> dict[str,list[Probe]]:
     for p in probes: res.setdefault(p.edit_id, []).append(p)
     return res
 
-# %% ../nbs/03_editors.ipynb #09e4e53b
+# %% ../nbs/03_editors.ipynb #29e1540f
 def edited_rows(method:str, ed:Edited, edit:Edit, probes:list[Probe], world:World) -> list[dict]:
     "Answers of an edited model to the probes of one edit, one row a probe."
     forced = ed.forced([edit_prompt(edit)], [edit.target_new], world)[0]
@@ -998,7 +1001,7 @@ def run_editor(
     "Apply each edit alone, ask its probes, restore."
     f, rows = get_editor(name), []
     check_edits(edits, m, f.needs_image); of = by_edit(probes)
-    for edit in edits:
+    for edit in progress(edits, 'edits'):
         with f(m, edit, world, **settings) as ed: rows += edited_rows(name, ed, edit, of.get(edit.id, []), world)
     return rows
 

@@ -439,7 +439,7 @@ def asker(method:str, m:MLLM, edits:list[Edit], probes:list[Probe], world, retri
     meets = lambda ps: [given[p.id] for p in ps] if given else found(lib, ps, think=thinks(lambda q: answer_routed(m, q, world)))
     return lambda es, ps: run_crane(method, m, lib, es, ps, world, hits=meets(ps))
 
-# %% ../nbs/09_evaluation.ipynb #71aac87a
+# %% ../nbs/09_evaluation.ipynb #14bf1da7
 def evaluate(
     method:str,       # Key of `EDITORS`, `CRANE`, `retrieval prompt`, or an editor of yours as `file.py:function`
     m:MLLM,           # What is edited; for `CRANE` a routing model
@@ -457,7 +457,7 @@ def evaluate(
     folder = Path(folder); about = dict(schema=SCHEMA, method=method, model=m.name, weights=weights_hash(m), records=records_hash(edits, probes), probes=len(probes), retrieval=retrieval, max_new_tokens=m.max_new_tokens, seed=seed)
     path = open_evaluation(folder, about); had, of = finished(path), by_edit(probes)
     todo = [e for e in edits if any(p.id not in had for p in of.get(e.id, []))]; ask = asker(method, m, edits, probes, world, retrieval, seed=seed, **settings) if todo else None
-    for some in (todo[i:i+chunk] for i in range(0, len(todo), chunk)):
+    for some in progress([todo[i:i+chunk] for i in range(0, len(todo), chunk)], f'groups of {chunk} edits'):
         ps = [p for e in some for p in of[e.id] if p.id not in had]; prompts = [Prompt(p.question, p.image) for p in ps]
         with unadapted(m): plain = dict(zip(prompts, answer(m, prompts, world)))
         add_lines(path, plain_rows(ps, plain)+ask(some, ps)); had |= {p.id for p in ps}; log(len(had), len(probes))

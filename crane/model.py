@@ -624,7 +624,7 @@ def answer_batch(m:MLLM, prompts:list[Prompt], world:World=None, max_new_tokens:
     took = (time.time()-start)/len(prompts)
     return [Completion(plain_text(m, r[:k], opened), bool(d), int(k), took) for r,k,d in zip(ids, n, done.any(1))]
 
-# %% ../nbs/02_model.ipynb #377f65fe
+# %% ../nbs/02_model.ipynb #bd8e09c6
 def answer(
     m:MLLM,
     prompts:list[Prompt],
@@ -637,7 +637,7 @@ def answer(
     "Answer prompts in batches of like length; the texts do not depend on the batch size."
     order = sorted(range(len(prompts)), key=lambda i: (*prompts[i].size, i))
     res = {}
-    for b in range(0, len(order), batch_size):
+    for b in progress(range(0, len(order), batch_size), 'batches of answers'):
         idx = order[b:b+batch_size]
         res |= dict(zip(idx, answer_batch(m, [prompts[i] for i in idx], world, max_new_tokens, temperature, [seed*1_000_003+i for i in idx])))
     return [res[i] for i in range(len(prompts))]

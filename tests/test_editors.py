@@ -1,11 +1,12 @@
 "The weight editors: restored whatever happens, bad edits refused, many at once equal to one by one, sequences that leave nothing behind."
+import os, subprocess, sys
 import pytest
 import torch
 from families import FAMILIES
 
 from crane.core import CraneError, Probe
 from crane.editors import (EDITORS, TOGETHER, Mend, all_weights, attention, breaking, changes, check_edit, check_edits, edit_note, encoded, factors, fit_together, get_editor, hooked, last_mlp, load_mend, low_rank,
-                           mend_layers, new_mend, own_weights, projector, remembered, restored, row_losses, run_editor, run_sequence, run_together, save_mend, sequence, state_of, targets, together, train_mend, edit_prompt)
+                           mend_layers, new_mend, own_weights, projector, remembered, read_tensors, restored, row_losses, run_editor, run_sequence, run_together, save_mend, sequence, state_of, targets, together, train_mend, write_tensors, edit_prompt)
 from crane.model import Prompt, answer, answer_batch, encode, load_mllm
 from crane.world import counterfactuals, load_world
 
@@ -394,3 +395,30 @@ def test_a_fact_of_the_country_shown_can_be_edited(m, world, textual, edits, nam
 def test_the_note_of_another_data_set_says_question_and_target(edits):
     e = edits[0].model_copy(update=dict(relation='identity', question='Who is this?', target_new='Ada'))
     assert edit_note(e).text == 'Who is this? Ada' and edit_note(e).image == e.image
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+MEND_TO = """import sys
+from crane.editors import new_mend, save_mend, write_tensors
+from crane.model import load_mllm
+from crane.world import counterfactuals, load_world
+m, world = load_mllm(), load_world()
+save_mend(new_mend(m, counterfactuals(world, 'train', 4), world), m, sys.argv[1])"""
+
+
+def test_the_files_of_two_processes_are_the_same(tmp_path):
+    files = [tmp_path/f'{seed}.safetensors' for seed in ('0', '5')] # the names of MEND's networks stand in another order in a set of each
+    for f in files: subprocess.run([sys.executable, '-c', MEND_TO, f], env=os.environ | dict(PYTHONHASHSEED=f.stem), check=True)
+    assert len({f.read_bytes() for f in files}) == 1
+
+
+def test_a_file_of_tensors_has_one_form_and_says_what_it_is(tmp_path):
+    tensors, about = {k:torch.full((2,), float(i)) for i,k in enumerate('bca')}, dict(steps=3, chain=True, model='x', shapes={'a':[1, 2]})
+    files = [write_tensors(tmp_path/f'{i}.safetensors', {k:tensors[k] for k in order}, about) for i,order in enumerate(('abc', 'cba', 'bca', 'cab')*3)]
+    assert len({f.read_bytes() for f in files}) == 1
+    said, read = read_tensors(files[0])
+    assert said == about and sorted(read) == ['a', 'b', 'c'] and all(torch.equal(read[k], tensors[k]) for k in read)
+    from safetensors.torch import save_file
+    save_file(tensors, tmp_path/'other.safetensors', metadata=dict(model='x', steps='3')) # of another program
+    assert read_tensors(tmp_path/'other.safetensors')[0] == {}
