@@ -24,11 +24,9 @@ REPO_LINKS = {r'\]\((\w+\.ipynb)': r'](nbs/\1', r'\]\(\.\./': r']('}  # seen fro
 SITE_LINKS = {r'\]\(\d\d_(\w+)\.ipynb': r'](\1.ipynb', r'\]\(\.\./': r']('}  # seen from the site, where pages have no number
 NOT_YET = '*No run has been promoted to `figures/` yet: `make reproduce` does it.*\n'
 
-
 def relink(text, links):
     for a, b in links.items(): text = re.sub(a, b, text)
     return text
-
 
 def executed_index():
     "The index with fresh outputs: it only reads figures/."
@@ -36,13 +34,11 @@ def executed_index():
     nbclient.NotebookClient(nb, kernel_name='python3', resources={'metadata': {'path': str(nbs)}}, extra_arguments=['--log-level=ERROR']).execute()
     return nb
 
-
 def outputs(cell):
     "Markdown of a code cell's outputs."
     for o in cell.outputs:
         data = o.get('data', {'text/plain': o.get('text', '')})
         yield relink(data['text/markdown'], REPO_LINKS) if 'text/markdown' in data else f"```\n{data['text/plain'].rstrip()}\n```"
-
 
 def readme():
     "README.md as text: the index's Markdown, and what its cells show."
@@ -54,12 +50,10 @@ def readme():
         if c.cell_type == 'code': parts += outputs(c)
     return '\n\n'.join(p.strip() for p in parts if p.strip()) + '\n'
 
-
 # ---- names: what the API page lists, and what a name in prose leads to
 
 class Name(NamedTuple):
     name: str; line: int; says: str; anchor: str  # no anchor: the page does not document it
-
 
 def named(node, lines):
     "What a statement of a module names, with the class that it patches before it."
@@ -72,7 +66,6 @@ def named(node, lines):
         for t in ast.walk(node):
             if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store): yield Name(t.id, node.lineno, comment[1] if comment else '', '')
 
-
 @cache
 def api():
     "Module -> its exported names, in the order of its notebook; methods stand with their class."
@@ -83,13 +76,12 @@ def api():
         out[m] = [n for node in body for n in named(node, lines) if n.name.split('.')[0] in public and '._' not in n.name]
     return out
 
-
 def doubtful():
     "Words that are also a field, a parameter or a value somewhere: nobody can tell which one a word in prose means."
     nodes = [n for m in MODULES for part in ast.parse((root/'crane'/f'{m}.py').read_text()).body[2:] for n in ast.walk(part)]  # behind what it says and `__all__`
     fields = {b.target.id for n in nodes if isinstance(n, ast.ClassDef) for b in n.body if isinstance(b, ast.AnnAssign)}
-    return {n.value for n in nodes if isinstance(n, ast.Constant)} | {n.arg for n in nodes if isinstance(n, ast.arg)} | fields | {*MODULES}
-
+    commands = {id(c) for n in nodes for d in getattr(n, 'decorator_list', []) for c in ast.walk(d)}
+    return {n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in commands} | {n.arg for n in nodes if isinstance(n, ast.arg)} | fields | {*MODULES}
 
 @cache
 def targets():
@@ -101,11 +93,9 @@ def targets():
     sure = {n: at[0] for n,at in found.items() if len(at) == 1 and n not in unsure}
     return sure | {n: f'{m}.html' for m,p in MODULES.items() for n in (f'crane.{m}', p.stem)}
 
-
 def outside_code(text, change):
     "Change Markdown everywhere but in code."
     return ''.join(part if k % 2 else change(part) for k,part in enumerate(re.split(r'(```.*?```|`[^`\n]*`)', text, flags=re.S)))
-
 
 # what of a formula is not itself; any other macro is refused, as no page may fetch a renderer from elsewhere
 TEX = dict(delta='δ', alpha='α', sum='∑', leftarrow=' ← ', top='⊤', tilde='~') | {'|': '‖'}
@@ -118,9 +108,7 @@ def formula(tex):
     while (new := re.sub(r'([\^_])(?:\{([^{}]*)\}|([^{}\s^_]))', lambda m: f'<{tag[m[1]]}>{m[2] or m[3]}</{tag[m[1]]}>', text)) != text: text = new
     return f'<span class="formula">{text}</span>'
 
-
 def formulas(text): return outside_code(text, lambda t: re.sub(r'(?<![\w$])\$(\S|\S[^$\n]*\S)\$(?![\d$])', lambda m: formula(m[1]), t))
-
 
 # ---- pages of notebooks
 
@@ -130,14 +118,12 @@ def with_outputs(nb, done):
     for c in nb.cells:
         if c.cell_type == 'code': c.outputs = have.get((c.id, c.source), [])
 
-
 def pieces(code):
     "An exported cell cut so that each public function or class stands alone: nbdev documents those of one cell in reverse."
     public = [n for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
     starts = [min([n.lineno, *(d.lineno for d in n.decorator_list)]) for n in public[1:]]
     lines = code.split('\n')
     return ['\n'.join(lines[a-1:b-1]).strip('\n') for a, b in zip([1, *starts], [*starts, len(lines)+1])]
-
 
 def prepare(nb):
     "Keep what nbdev would drop: prose in the title's cell, and the source of exported cells (shown folded)."
@@ -153,10 +139,10 @@ def prepare(nb):
         cells.append(c)
     nb.cells = cells
 
-
 def documented(text, module):
     "What nbdev writes about a name: with a link to its source among our pages, and without links in code."
-    text = re.sub(r'\[source\]\(.*?\)\{.*?\}\n*', '', text).replace('args:VAR_POSITIONAL, kwargs:VAR_KEYWORD', '*args, **kwargs')
+    text = re.sub(r'\[source\]\(.*?\)\{.*?\}\n*', '', text).replace('\n\n*Call self as a function.*', '')
+    for said,meant in (r'(\w+):VAR_POSITIONAL', r'*\1'), (r'(\w+):VAR_KEYWORD', r'**\1'), (r'\bdata:Any\b', '**data'): text = re.sub(said, meant, text)
     text = re.sub(r'\(\s*\)', '()', re.sub(r':\s+```', ':\n```', text.replace('```python\n\n', '```python\n')))
     text = re.sub(r'```.*?```', lambda m: re.sub(r'\[(`.*?`)\]\(.*?\)', r'\1', m[0]), text, flags=re.S)
     line = {n.name: n.line for n in api().get(module, [])}
@@ -164,11 +150,9 @@ def documented(text, module):
     whole = name if name in line else next((n for n in line if n.endswith(f'.{name}')), '')  # nbdev calls some methods without their class
     return text.replace(f'### {name}\n', f'### {whole}\n\n[\\[source\\]](src/{module}.md#L-{line[whole]}){{.source-link}}\n', 1) if whole else text
 
-
 def sure(text):
     "Text without the links that nbdev gave to names which may mean something else."
     return re.sub(r'\[`([\w.]+)`\]\(\w+\.html#[^)]*\)', lambda m: m[0] if m[1] in targets() else f'`{m[1]}`', text)
-
 
 def tidy(cell, module):
     "What nbdev leaves for Quarto, said as smalldocs wants it."
@@ -181,7 +165,6 @@ def tidy(cell, module):
         text = ''.join(o.get('data', {}).get('text/markdown', ''))
         if text: o['data']['text/markdown'] = sure(relink(documented(text, module), SITE_LINKS).replace(here, ''))
 
-
 def process(path):
     "One notebook, processed by nbdev, under its module's name."
     nb, copy, name = read_nb(path), figures/'notebooks'/path.name, re.sub(r'^\d\d_', '', path.stem)
@@ -193,7 +176,6 @@ def process(path):
     for c in nb.cells: tidy(c, name)
     write_nb(nb, proc/f'{name}.ipynb')
 
-
 # ---- pages of what is no notebook
 
 def page(name, title, body, **front):
@@ -201,13 +183,11 @@ def page(name, title, body, **front):
     path = proc/f'{name}.md'; path.parent.mkdir(exist_ok=True)
     path.write_text(f'---\n{yaml.safe_dump(dict(title=title, **front), allow_unicode=True, sort_keys=False)}---\n\n{body}\n')
 
-
 def cell(text): return outside_code(str(text).replace('|', '\\|'), lambda t: html.escape(t, quote=False))
 
 def rows(*lines): return '\n'.join('| ' + ' | '.join(l) + ' |' for l in (lines[0], ['---']*len(lines[0]), *lines[1:])) + '\n'
 
 def plain(n): return n.replace('_', '\\_')
-
 
 def api_page():
     "Every exported name with what it says, on one page."
@@ -218,13 +198,11 @@ def api_page():
                  rows(['name', 'what it is', ''], *([name(n), cell(n.says), f'[code](src/{m}.md#L-{n.line})'] for n in api()[m]))]
     page('api', 'API', '\n'.join(body), description='Every public name of the package, by module', **{'toc-depth': 2})
 
-
 def source_pages():
     "Each module with an anchor for every line."
     for m,p in MODULES.items():
         code = (root/'crane'/f'{m}.py').read_text()
         page(f'src/{m}', f'crane/{m}.py', f'Exported from the notebook [{p.stem}](../{m}.ipynb); that is where it is edited.\n\n{"`"*9}{{#L .python code-line-numbers="true"}}\n{code}{"`"*9}', search=False, toc=False)
-
 
 @cache
 def headings():
@@ -234,7 +212,6 @@ def headings():
         if c.cell_type == 'markdown': head = (re.findall(r'^## (.+)$', c.source, re.M) or [head])[-1]
         else: found |= {n: head.split(': ', 1)[-1] for n in re.findall(r"save_(?:table|figure)\(.*?, out, '(\w+)'", c.source)}
     return found
-
 
 def shown(name): return f'{name}: {headings()[name]}' if name in headings() else name
 
@@ -248,13 +225,11 @@ def table_pages():
     table = rows(['table', 'what it shows'], *([f'[{plain(n)}](figures/{n}.md)', cell((figures/f'{n}.md').read_text().strip().split('\n')[-1])] for n in names)) if names else NOT_YET
     page('results', 'Tables and figures', f'## Tables\n\n{table}\n' + '\n'.join(body), description='Everything that the promoted run has made')
 
-
 def where(text):
     "Where a claim is decided, as links."
     stage, _, rest = text.partition(', ')
     linked = re.sub(r'\b[TF]\d\w*', lambda m: f'[{m[0]}](figures/{m[0]}.md)' if (figures/f'{m[0]}.md').exists() else f'[{m[0]}](results.md#{m[0]})', rest)
     return f'[{stage}]({stage[3:]}.ipynb), {linked}' if stage[3:] in MODULES else text
-
 
 def ledger_page():
     "Every claim of the paper with its rule and its verdict."
@@ -266,14 +241,12 @@ def ledger_page():
         body += [f'* **Paper:** {c["paper"]} %' if c['paper'] else '* **Paper:** in words only', f'* **Ours, %:** {cell(c["ours"])}' if c['ours'] else '* **Ours:** not measured', f'* **Where:** {where(c["where"])}' if c['where'] else '', '']
     page('ledger', 'The ledger', '\n'.join(body), description='What the paper claims, the rule that decides, and what came out here', **{'toc-depth': 2})
 
-
 def made_card():
     "The benchmark's data card as the promoted run has written it."
     path = figures/'notebooks'/MODULES['benchmark'].name
     cells = read_nb(path).cells if path.exists() else []
     texts = [''.join(o['data']['text/markdown']) for c in cells if 'data_card(' in c.source and c.cell_type == 'code' for o in c.outputs if 'text/markdown' in o.get('data', {})]
     return re.sub(r'^(#+) ', r'#\1 ', texts[-1], flags=re.M) if texts else NOT_YET
-
 
 def card_page():
     "Data and model cards on one page."
@@ -285,12 +258,10 @@ def card_page():
                  minutes=round(training['seconds']/60), threads=training['threads'], megabytes=f"{(data/'pocket'/'model.safetensors').stat().st_size/1e6:.1f}", **training['steps'])
     page('cards', 'Data and model cards', (nbs/'cards.md').read_text().format(**slots), description='What the data and the models are, where they come from, and what they are not for')
 
-
 def themes():
-    "Bootstrap in light, and the same with its dark values put first; no theme that smalldocs names goes without a font from elsewhere."
+    "Bootstrap in light, and again with its dark values for all: the themes that smalldocs has fetch a font from elsewhere, or have no dark form."
     css = (Path(smalldocs.__file__).parent/'assets/vendor/bootstrap/bootstrap.min.css').read_text()
     for name,text in ('light', css), ('dark', css.replace('[data-bs-theme=dark]', ':root')): (proc/f'{name}.css').write_text(re.sub(r'/\*# sourceMappingURL.*', '', text))
-
 
 class Links(html.parser.HTMLParser):
     "The ids and the links of a page."
@@ -302,7 +273,6 @@ class Links(html.parser.HTMLParser):
         a = dict(attrs)
         self.ids |= {a.get('id'), a.get('name')} - {None}
         self.links |= {a.get('href'), a.get('src')} - {None, ''}
-
 
 def broken_links(site):
     "Every internal link of a site whose page, file or anchor does not exist."
@@ -316,7 +286,6 @@ def broken_links(site):
             if not target.exists(): yield f'{p.relative_to(site)}: {link} (no such file)'
             elif anchor and target in pages and anchor not in pages[target].ids: yield f'{p.relative_to(site)}: {link} (no such anchor)'
 
-
 def write_pages():
     "All pages as smalldocs reads them."
     paths = [*notebooks(root).values()]
@@ -328,9 +297,9 @@ def write_pages():
     for make in themes, api_page, source_pages, table_pages, ledger_page, card_page: make()
     (proc/'_symbols.json').write_text(json.dumps({n: f'/{at}' for n,at in targets().items()}))
 
-
 def build(to):
     "The whole site."
+    if to.exists() and any(to.iterdir()) and not (to/'site_libs').exists(): sys.exit(f'docs: {to} holds something else than a site: name another folder.')
     shutil.rmtree(proc, ignore_errors=True)
     proc.mkdir()
     os.environ['IN_TEST'] = '1'  # nbdev's switch: the notebooks' own exports stay off
@@ -344,7 +313,6 @@ def build(to):
     shutil.rmtree(to, ignore_errors=True)
     shutil.move(proc/'_docs', to)
     print(f'docs: {len(list(to.rglob("*.html")))} pages in {os.path.relpath(to, root)}, no broken link')
-
 
 if __name__ == '__main__':
     args = sys.argv[1:]

@@ -31,6 +31,7 @@ def test_a_page_shows_prose_signature_and_source(site):
     page = (site/'reproduce.html').read_text()
     for what in '<strong>In</strong>', 'id="load_profile"', '<details', 'One command must take a stranger': assert what in page
     assert 'github.com' not in page
+    assert not [(p, x) for p in pages_of(site) for x in ('Call self as a function', 'VAR_KEYWORD', 'VAR_POSITIONAL') if x in (site/p).read_text()]
 
 def test_what_is_read_is_what_was_run(site):
     shown = json.loads((root/'figures/notebooks/00_core.ipynb').read_text())['cells']
@@ -87,6 +88,9 @@ def test_formulas_are_html_and_unknown_ones_are_refused():
     with pytest.raises(SystemExit, match='frac'): docs.formula(r'\frac{1}{2}')
 
 # ---- what a browser makes of it
+
+# of what stands on a page; smalldocs cuts off what is wider than the text, so that the page itself never scrolls
+WIDTH = '(() => { const m = document.querySelector("main"); return Math.max(document.documentElement.scrollWidth, innerWidth + m.scrollWidth - m.clientWidth) })()'
 
 class Browser:
     "Headless Chromium over its DevTools protocol."
@@ -171,7 +175,7 @@ def visits(site, host, browser):
         browser.open(host + p)
         seen[p] = Cell(faults=list(browser.faults(host)), title=browser.js('document.querySelector("main h1")?.innerText.trim() || ""'))
         browser.shape(390)
-        seen[p].width = browser.js('Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)')
+        seen[p].width = browser.js(WIDTH)
     return seen
 
 def test_every_page_loads_without_errors_and_asks_nobody_else(visits): assert {p: v.faults for p,v in visits.items() if v.faults} == {}
@@ -185,6 +189,9 @@ def test_faults_of_a_page_are_seen(site, host, browser):
     bad.write_text('<img src="none.png"><link rel="stylesheet" href="http://fonts.invalid/x.css"><script>console.error("so"); throw Error("no")</script>')
     try: browser.open(host + 'bad.html'); text = '\n'.join(browser.faults(host))
     finally: bad.unlink()
+    browser.open(host + 'core.html'); browser.shape(390)
+    assert browser.js(WIDTH) == 390
+    assert browser.js(f'document.querySelector("main").insertAdjacentHTML("beforeend", "<div style=width:700px>wide</div>"); {WIDTH}') > 700
     for what in 'none.png', 'asks http://fonts.invalid', "'so'", 'Error: no': assert what in text
 
 def test_search_finds_the_dual_library(host, browser):
@@ -208,6 +215,14 @@ def test_the_sidebar_is_in_reading_order(host, browser):
     guides = {s + '.html' for s in notebooks(root) if not s[:2].isdigit()} - {'index.html'}
     assert links[:1+len(read)] == ['index.html', *read] and set(links[1+len(read):][:len(guides)]) == guides
     assert links[1+len(read)+len(guides):] == ['ledger.html', 'results.html', 'cards.html', 'glossary.html', 'api.html']
+
+def test_the_whole_sidebar_can_be_reached_on_a_phone(host, browser):
+    browser.open(host + 'world.html'); browser.shape(390)
+    at = lambda: browser.js('(() => { const r = [...document.querySelectorAll("#quarto-sidebar a[href]")].at(-1); r.scrollIntoView(); const b = r.getBoundingClientRect(); return [b.left, b.bottom] })()')
+    assert at()[0] < 0 # put away
+    browser.js('document.querySelector(".quarto-btn-toggle").click()')
+    browser.wait(lambda: at()[0] >= 0, 10)
+    assert at()[1] <= 900
 
 CONTRAST = '''(() => {
   const rgb = c => c.match(/[\\d.]+/g).map(Number), over = (a, b) => a.slice(0, 3).map((x, i) => x*(a[3] ?? 1) + b[i]*(1-(a[3] ?? 1)));
