@@ -17,8 +17,8 @@ reproduce: setup    ## run every notebook and write tables, figures and verdicts
 	@$(BIN)/python scripts/docs.py readme
 
 test: setup    ## all checks: every notebook at smoke parameters from nothing, then pytest
-	@status=0; $(BIN)/crane reproduce --profile smoke --fresh || status=1; \
-	$(BIN)/python -m pytest || status=1; exit $$status
+	@status=0; $(BIN)/crane reproduce --profile smoke --fresh --jobs 2 || status=1; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder || status=1; exit $$status
 
 lab: setup    ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -613,7 +613,7 @@ def in_words(
     n = sum(w != 'keep' for w, _ in view.values())
     return '\n'.join([*lines, f'{n} of {len(view)} notebooks to run: {said}' if n else f'all {len(view)} notebooks are up to date'])
 
-# %% ../nbs/11_reproduce.ipynb #d7a316fb
+# %% ../nbs/11_reproduce.ipynb #892d0043
 def run_all(
     steps:list[Step], # Those that are meant, in running order
     root:Path,
@@ -629,7 +629,7 @@ def run_all(
                 left.remove(s); now = s.now(root); where = f"[{steps.index(s)+1}/{len(steps)}] {s.runs.name+' ' if len({x.runs for x in steps}) > 1 else ''}{s.stage}"
                 if s not in again and not why_again(s.runs, s.stage, now): say(f'{where}  kept from before'); continue
                 at = Progress(where, 0, expected(root, s.runs).get(s.stage)); running[pool.submit(run_notebook, root, s.runs, s.stage, s.params, now, at, env)] = s, at
-            ended, _ = wait(running, .2, FIRST_COMPLETED) if running else ((), ())
+            ended, _ = wait(running, .5, FIRST_COMPLETED) if running else ((), ())
             show([at for _, at in running.values()])
             for f in ended:
                 s, at = running.pop(f)
@@ -703,7 +703,7 @@ def parse_seeds(text:str) -> list[int]:
     try: return [int(x) for x in text.split(',') if x.strip()]
     except ValueError: raise CraneError(f"--seeds {text} must be whole numbers between commas, such as 0,1,2.") from None
 
-# %% ../nbs/11_reproduce.ipynb #37fdf744
+# %% ../nbs/11_reproduce.ipynb #78ea191e
 @app.command('reproduce')
 def reproduce_command(
     profile:str=typer.Option('pocket', help='which file of profiles/ to run'),
@@ -723,6 +723,7 @@ def reproduce_command(
     except CraneError as e: _stop(1, f'crane: {e}')
     except KeyboardInterrupt: _stop(130, 'crane: stopped. The notebooks that were done are kept, trainings keep their checkpoints, and the same command goes on from there.')
 
+# %% ../nbs/11_reproduce.ipynb #5d312393
 @app.command('promote')
 def promote_command(run:str=typer.Argument('pocket', help='a folder of runs/')):
     "Show a finished run of a clean tree: copy its tables, figures and executed notebooks to figures/."

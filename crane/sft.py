@@ -318,7 +318,7 @@ def weaken(model, by:float=STRENGTH): # A model of PEFT; any other is left alone
     for x in model.modules():
         if isinstance(getattr(x, 'scaling', None), dict): x.scaling['default'] *= by
 
-# %% ../nbs/07_sft.ipynb #d8ba7c99
+# %% ../nbs/07_sft.ipynb #e4bce298
 SAVE = .1 # of a training's steps, between two checkpoints (our choice)
 
 def saved_often(steps:int, resume:bool=None) -> dict: # For `train_sft` and `train_grpo`
@@ -330,6 +330,7 @@ def last_checkpoint(folder:str|Path) -> str|None:
     found = sorted(Path(folder).glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]))
     return str(found[-1]) if found else None
 
+# %% ../nbs/07_sft.ipynb #caaf1100
 def run_trainer(trainer, resume:bool=False) -> list[dict]: # Its log
     "Run a TRL trainer without a printed line per step."
     from transformers import PrinterCallback
