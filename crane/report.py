@@ -10,8 +10,8 @@ __all__ = ['KINDS', 'METHODS', 'T1_METRICS', 'KIND_COLORS', 'COLORS', 'STYLE', '
            'table_sequence', 'sequence_in_brief', 'controls_in_words', 'table_costs', 'wrap', 'gallery', 'gallery_row',
            'figure_f2', 'dots', 'panels', 'figure_f3', 'figure_f8', 'figure_f6', 'figure_f7', 'figure_f4', 'name_of',
            'table_recall', 'table_passing', 'table_confusions', 'table_growth', 'figure_f5', 'draw_growth',
-           'table_goals', 'table_kinds', 'table_ood', 'table_ablations', 'tolerance', 'above', 'strange', 'ledger',
-           'in_brief']
+           'table_goals', 'table_kinds', 'table_ood', 'table_ablations', 'tolerance', 'above', 'strange', 'evidence',
+           'ledger', 'in_brief']
 
 # %% ../nbs/10_report.ipynb #22d2109d
 import io
@@ -384,7 +384,7 @@ def strange(res:list[dict], method:str) -> dict:
     "GS on texts out of distribution."
     return next(r for r in rows_of(res, 'T5', set='texts, subdivisions', retrieval='gold') if (r['method'], r['metric']) == (method, 'GS'))
 
-# %% ../nbs/10_report.ipynb #0f5160f4
+# %% ../nbs/10_report.ipynb #e8adcf28
 EVALUATED = '09_evaluation' # where all of these are measured
 CLAIMS = [ # claim, the paper's value, table, rule of the trend in words, methods and metric shown, the rule
  ('teacher-forcing accuracy reaches up to 100 %', '100', 'T1', 'the best weight-editing TF is at least 99 %', lambda r: [max(WEIGHT, key=lambda m: get(r, m, 'TF')['value'])], 'TF', lambda r: max(get(r, m, 'TF')['value'] for m in WEIGHT) >= .99),
@@ -402,19 +402,27 @@ CLAIMS = [ # claim, the paper's value, table, rule of the trend in words, method
  ('our control, not in the paper: CRANE grounds more than editors that learn a chain', '', 'T1', 'CRANE lies above every chain control, intervals apart', ['CRANE', *CHAINS], 'GS', lambda r: above(r, 'GS', CHAINS)),
  ('our control, not in the paper: CRANE leaves more alone than editors that learn a chain', '', 'T1', 'CRANE lies above every chain control, intervals apart', ['CRANE', *CHAINS], 'image EI', lambda r: above(r, 'image EI', CHAINS))]
 
+def evidence(res:list[dict], names, metric:str) -> list[tuple[str,str,dict]]: # Method, metric, result row
+    "What a claim rests on; without names, GS on texts out of distribution."
+    return [(m, metric, get(res, m, metric)) for m in (names(res) if callable(names) else names)] or [(m, 'GS', strange(res, m)) for m in ('CRANE','retrieval prompt')]
+
 def ledger(res:list[dict]) -> pd.DataFrame:
     "The claims of the abstract with the paper's value, ours, and the verdict."
     rows = []
     for claim,paper,table,rule,names,metric,holds in CLAIMS:
         if holds is None: rows.append(dict(claim=claim, paper=paper, ours='', kind='same setting', rule=rule, tolerance='', where='', verdict='not run here')); continue
-        names = names(res) if callable(names) else names
-        shown = [(m, metric, get(res, m, metric)) for m in names] or [(m, 'GS', strange(res, m)) for m in ('CRANE','retrieval prompt')]
-        tol = f"{100*tolerance(res, metric):.1f} points, spread of seeds" if names[:1] == ['CRANE'] and tolerance(res, metric) else ''
+        shown = evidence(res, names, metric)
+        tol = f"{100*tolerance(res, metric):.1f} points, spread of seeds" if metric and shown[0][0] == 'CRANE' and tolerance(res, metric) else ''
         rows.append(dict(claim=claim, paper=paper, ours='; '.join(f'{m} {k} {percent(r)}, n={r["n"]}' for m,k,r in shown), kind='trend', rule=rule, tolerance=tol, where=f"{EVALUATED}, {table}, {f'column {metric}' if metric else 'rows of texts, subdivisions, gold'}", verdict='holds' if holds(res) else 'fails'))
     return pd.DataFrame(rows).set_index('claim')
 
-# %% ../nbs/10_report.ipynb #a4cd4df7
-def in_brief(table:pd.DataFrame) -> pd.DataFrame:
-    "The ledger with fewer columns, for a page."
-    rule = table.rule+table.tolerance.map(lambda t: f' (tolerance: {t})' if t else '')
-    return table[['paper','ours']].assign(rule=rule, where=table['where'], verdict=table.kind+': **'+table.verdict+'**')
+# %% ../nbs/10_report.ipynb #6dd7e6ba
+def in_brief(res:list[dict], table:pd.DataFrame) -> pd.DataFrame: # By verdict: claim, paper, ours, rule
+    "The ledger on five columns, for a page."
+    def ours(names, metric, holds):
+        if holds is None: return ''
+        shown = evidence(res, names, metric); n = dict.fromkeys(r['n'] for *_,r in shown)
+        return f"{shown[0][1]} (n={'/'.join(map(str, n))}): "+'; '.join(f'{m} {percent(r)}' for m,_,r in shown)
+    rules = [rule+(f' (tolerance {tol.split(",")[0]})' if tol else '')+(f'; {at}' if at else '') for (_,_,at,rule,*_),tol in zip(CLAIMS, table.tolerance)]
+    cells = dict(claim=table.index, paper=table.paper.values, ours=[ours(*c[4:]) for c in CLAIMS], rule=rules)
+    return pd.DataFrame(cells, index=pd.Index('**'+table.verdict.values+'**', name='verdict'))
