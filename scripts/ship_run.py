@@ -1,7 +1,7 @@
 """Put what a notebook reads of a finished smoke run into the package, so that each can be opened and run by itself."""
 import shutil, sys
 from crane.core import DATA, CraneError, project_root, write_json
-from crane.reproduce import finished, plan, stage_keys
+from crane.reproduce import about, promotable
 
 RUN = 'smoke'
 READ = {'02_model': ['results.json'], '03_editors': ['*.safetensors'], '04_failure_modes': ['examples.jsonl', 'curve.jsonl', '*.png'], '05_benchmark': ['*.parquet', '*.jsonl'],
@@ -9,29 +9,19 @@ READ = {'02_model': ['results.json'], '03_editors': ['*.safetensors'], '04_failu
         '09_evaluation': ['results.json', 'scored.jsonl', 'curves.json', 'confusions.jsonl']} # stage -> what later notebooks read of it
 
 
-def records(root):
-    "The records of the run's notebooks; a run that is not whole, or not of a commit, is a `CraneError`."
-    keys = stage_keys(plan(RUN, root), root)
-    done = {s: finished(root/'runs'/RUN, s, k) for s, k in keys.items()}
-    if lacks := [s for s, r in done.items() if r is None]: raise CraneError(f"runs/{RUN} is not finished for this code ({lacks[0]} has to run): run 'crane reproduce --profile {RUN}' first.")
-    if dirty := [s for s, r in done.items() if r['made_by']['dirty'] or not r['made_by']['commit']]: raise CraneError(f"runs/{RUN} was made by uncommitted code ({dirty[0]}): commit, and run 'crane reproduce --profile {RUN} --fresh'.")
-    return done
-
-
 def ship(root):
-    "Replace the shipped run in one step."
-    done, to, new = records(root), DATA/RUN, DATA/f'.{RUN}.new'
+    "Replace the shipped run in one step; it must be one that could be promoted."
+    runs, to, new = root/'runs'/RUN, DATA/RUN, DATA/f'.{RUN}.new'
+    origin = about(root, runs, promotable(root, runs))
     shutil.rmtree(new, ignore_errors=True)
     for stage, patterns in READ.items():
-        folder = root/'runs'/RUN/stage
+        folder = runs/stage
         for pattern in patterns:
             found = [p for p in sorted(folder.glob(pattern)) if p.is_file()]
             if not found: raise CraneError(f"runs/{RUN}/{stage} holds no {pattern}, which later notebooks read: mend READ in scripts/ship_run.py.")
             for p in found:
                 copy = new/stage/p.relative_to(folder); copy.parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(p, copy)
-    stages = {s: dict(seconds=r['seconds'], peak_bytes=r['peak_bytes']) for s, r in done.items()}; last = list(done.values())[-1]['made_by']
-    write_json(new/'about.json', dict(made=f'crane reproduce --profile {RUN}, then python scripts/ship_run.py', run=RUN, commit=last['commit'], hardware=last['hardware'], stages=stages,
-                                      seconds=round(sum(r['seconds'] for r in done.values()), 1), peak_bytes=max(r['peak_bytes'] for r in done.values())))
+    write_json(new/'about.json', {k: origin[k] for k in ('profile', 'commit', 'seconds', 'peak_bytes', 'stages', 'hardware')} | dict(made=f'crane reproduce --profile {RUN}, then python scripts/ship_run.py'))
     shutil.rmtree(to, ignore_errors=True); new.rename(to)
     return to
 
