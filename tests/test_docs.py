@@ -219,7 +219,7 @@ def test_the_sidebar_is_in_reading_order(host, browser):
 def test_the_whole_sidebar_can_be_reached_on_a_phone(host, browser):
     browser.open(host + 'world.html'); browser.shape(390)
     at = lambda: browser.js('(() => { const r = [...document.querySelectorAll("#quarto-sidebar a[href]")].at(-1); r.scrollIntoView(); const b = r.getBoundingClientRect(); return [b.left, b.bottom] })()')
-    assert at()[0] < 0 # put away
+    browser.wait(lambda: at()[0] < 0, 10) # put away
     browser.js('document.querySelector(".quarto-btn-toggle").click()')
     browser.wait(lambda: at()[0] >= 0, 10)
     assert at()[1] <= 900
