@@ -42,6 +42,7 @@ def test_what_is_read_is_what_was_run(site):
 
 def test_names_are_linked_within_the_site(site):
     assert re.search(r'href="(\./)?core\.html#craneerror"', (site/'reproduce.html').read_text())
+    assert re.search(r'<a href="(\./)?retrieval\.html#duallibrary"><code>DualLibrary</code>', (site/'use_the_library.html').read_text())
     assert not [p for p in pages_of(site) if 'crane-companion.github.io' in (site/p).read_text()]
 
 def test_words_that_may_mean_something_else_are_not_linked():
