@@ -42,6 +42,7 @@ def test_what_is_read_is_what_was_run(site):
 
 def test_names_are_linked_within_the_site(site):
     assert re.search(r'href="(\./)?core\.html#craneerror"', (site/'reproduce.html').read_text())
+    assert re.search(r'<a href="(\./)?retrieval\.html#duallibrary"><code>DualLibrary</code>', (site/'use_the_library.html').read_text())
     assert not [p for p in pages_of(site) if 'crane-companion.github.io' in (site/p).read_text()]
 
 def test_words_that_may_mean_something_else_are_not_linked():
@@ -219,7 +220,7 @@ def test_the_sidebar_is_in_reading_order(host, browser):
 def test_the_whole_sidebar_can_be_reached_on_a_phone(host, browser):
     browser.open(host + 'world.html'); browser.shape(390)
     at = lambda: browser.js('(() => { const r = [...document.querySelectorAll("#quarto-sidebar a[href]")].at(-1); r.scrollIntoView(); const b = r.getBoundingClientRect(); return [b.left, b.bottom] })()')
-    assert at()[0] < 0 # put away
+    browser.wait(lambda: at()[0] < 0, 10) # put away
     browser.js('document.querySelector(".quarto-btn-toggle").click()')
     browser.wait(lambda: at()[0] >= 0, 10)
     assert at()[1] <= 900
