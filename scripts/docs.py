@@ -239,6 +239,8 @@ def ledger_page():
     for k,c in enumerate(claims, 1):
         body += [f'## {k}. {cell(c["claim"])} {{#claim-{k}}}\n', f'{badge(c)} ({c["kind"]})\n', f'* **Rule:** {cell(c["rule"])}' + (f'. Tolerance: {c["tolerance"]}' if c['tolerance'] else '')]
         body += [f'* **Paper:** {c["paper"]} %' if c['paper'] else '* **Paper:** in words only', f'* **Ours, %:** {cell(c["ours"])}' if c['ours'] else '* **Ours:** not measured', f'* **Where:** {where(c["where"])}' if c['where'] else '', '']
+    drawn = ', '.join(f'[{shown(p.stem)}](results.md#{p.stem})' for p in sorted(figures.glob('F*.png')))
+    if drawn: body.insert(2, f'Figures: {drawn}.\n')
     page('ledger', 'The ledger', '\n'.join(body), description='What the paper claims, the rule that decides, and what came out here', **{'toc-depth': 2})
 
 def made_card():
