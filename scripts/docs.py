@@ -168,9 +168,9 @@ def tidy(cell, module):
 def process(path):
     "One notebook, processed by nbdev, under its module's name."
     nb, copy, name = read_nb(path), figures/'notebooks'/path.name, re.sub(r'^\d\d_', '', path.stem)
-    if path.stem == 'index': with_outputs(nb, dict2nb(json.loads(nbformat.writes(executed_index()))))
-    elif copy.exists(): with_outputs(nb, read_nb(copy))
-    prepare(nb)
+    done = dict2nb(json.loads(nbformat.writes(executed_index()))) if path.stem == 'index' else read_nb(copy) if copy.exists() else dict2nb(dict(cells=[]))
+    with_outputs(nb, done); prepare(nb)
+    nb.cells[2:2] = [mk_cell(c.source, 'markdown') for c in done.cells if c.get('id') == 'executed-by']
     nb = dict2nb(nb)
     FilterDefaults()(nb)
     for c in nb.cells: tidy(c, name)
