@@ -493,7 +493,7 @@ def shareable(
     for path, name in (root, '.'), (Path.home(), '~'), (sys.base_prefix, 'python'): text = text.replace(str(path), name)
     return re.sub(r'/[\w/.-]*/ipykernel_\d+/\d+\.py', 'cell', text) + '\n'
 
-# %% ../nbs/11_reproduce.ipynb #f316b1cd
+# %% ../nbs/11_reproduce.ipynb #ce4acf8a
 def promotable(
     root:Path, # Project folder
     runs:Path, # `runs/<run>`
@@ -505,7 +505,7 @@ def promotable(
         records[s] = record(runs, s)
     dirty = [s for s, r in records.items() if r['made_by']['dirty']]
     if git_state(root)['dirty']: raise CraneError(f"run '{name}' cannot be promoted: there are changes that are not committed: commit them, then run 'crane promote {name}'.")
-    if dirty: raise CraneError(f"run '{name}' cannot be promoted: {dirty[0]} was run with changes that were not committed: run 'crane reproduce --profile {profile} --fresh --from {dirty[0]}' first.")
+    if dirty: raise CraneError(f"run '{name}' cannot be promoted: {dirty[0]}{f' and {len(dirty)-1} more' if dirty[1:] else ''} was run with changes that were not committed: run 'crane reproduce --profile {profile} --fresh {' '.join(f'--only {s}' for s in dirty)}' first.")
     return records
 
 def promote(
