@@ -1,4 +1,4 @@
-"""Put what a notebook reads of a finished smoke run into the package, so that each can be opened and run by itself."""
+"""Put what notebooks read of a finished smoke run into the package, so that each can be opened and run by itself: python scripts/ship_run.py"""
 import shutil, sys
 from crane.core import DATA, CraneError, project_root, write_json
 from crane.reproduce import finished, plan, stage_keys
@@ -18,21 +18,32 @@ def records(root):
     return done
 
 
+def fill(to, run):
+    "Copy what is read."
+    for stage, patterns in READ.items():
+        for pattern in patterns:
+            found = [p for p in sorted((run/stage).glob(pattern)) if p.is_file()]
+            if not found: raise CraneError(f"runs/{RUN}/{stage} holds no {pattern}, which later notebooks read: mend READ in scripts/ship_run.py.")
+            for p in found:
+                copy = to/stage/p.relative_to(run/stage); copy.parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(p, copy)
+
+
+def about(done):
+    "Where the run comes from, and what it took."
+    stages = {s: dict(seconds=r['seconds'], peak_bytes=r['peak_bytes']) for s, r in done.items()}; last = list(done.values())[-1]['made_by']
+    return dict(made=f'crane reproduce --profile {RUN}, then python scripts/ship_run.py', run=RUN, commit=last['commit'], hardware=last['hardware'], stages=stages,
+                seconds=round(sum(r['seconds'] for r in done.values()), 1), peak_bytes=max(r['peak_bytes'] for r in done.values()))
+
+
 def ship(root):
     "Replace the shipped run in one step."
     done, to, new = records(root), DATA/RUN, DATA/f'.{RUN}.new'
     shutil.rmtree(new, ignore_errors=True)
-    for stage, patterns in READ.items():
-        folder = root/'runs'/RUN/stage
-        for pattern in patterns:
-            found = [p for p in sorted(folder.glob(pattern)) if p.is_file()]
-            if not found: raise CraneError(f"runs/{RUN}/{stage} holds no {pattern}, which later notebooks read: mend READ in scripts/ship_run.py.")
-            for p in found:
-                copy = new/stage/p.relative_to(folder); copy.parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(p, copy)
-    stages = {s: dict(seconds=r['seconds'], peak_bytes=r['peak_bytes']) for s, r in done.items()}; last = list(done.values())[-1]['made_by']
-    write_json(new/'about.json', dict(made=f'crane reproduce --profile {RUN}, then python scripts/ship_run.py', run=RUN, commit=last['commit'], hardware=last['hardware'], stages=stages,
-                                      seconds=round(sum(r['seconds'] for r in done.values()), 1), peak_bytes=max(r['peak_bytes'] for r in done.values())))
-    shutil.rmtree(to, ignore_errors=True); new.rename(to)
+    try:
+        fill(new, root/'runs'/RUN)
+        write_json(new/'about.json', about(done))
+        shutil.rmtree(to, ignore_errors=True); new.rename(to)
+    finally: shutil.rmtree(new, ignore_errors=True)
     return to
 
 
