@@ -1,11 +1,14 @@
 "Each notebook as a reader meets it: opened alone in a fresh clone and run from the top, without any other having run."
-import os, re, shutil
+import importlib.util, os, re, shutil
 from pathlib import Path
 import nbformat, pytest
 from nbclient import NotebookClient
-from crane.reproduce import notebooks
+from crane.core import CraneError, read_json, write_json
+from crane.reproduce import file_hashes, ingredients, inputs_of, notebooks, plan
 
 root = Path(__file__).resolve().parent.parent
+spec = importlib.util.spec_from_file_location('ship_run', root/'scripts/ship_run.py')
+ship_run = importlib.util.module_from_spec(spec); spec.loader.exec_module(ship_run)
 READS = {'04_failure_modes': ['03'], '06_retrieval': ['05'], '07_sft': ['05'], '08_grpo': ['05', '07'], '09_evaluation': ['03', '05', '06', '07', '08'], '10_report': ['02', '04', '07', '08', '09'],
          'add_a_method': ['05']} # notebook -> stages of which it takes what ships
 TAKEN = re.compile(r"(\d\d)_\w+ has not been run here: taking what ships with the package \(run 'smoke', commit [0-9a-f]{8}\)\n")
@@ -36,3 +39,40 @@ def test_a_notebook_runs_by_itself(name, tmp_path):
     if name in READS or name[:2].isdigit(): assert sorted(taken) == READS.get(name, []), said(nb)[:500]
     here = {p.name for p in (project/'runs'/'smoke').glob('*')}
     assert here <= {name}, 'it writes into its own stage only'
+
+# ---- what ships
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch):
+    "A project with a finished smoke run whose files are empty; what is shipped goes to its `data`."
+    project = clone(tmp_path); runs = project/'runs'/'smoke'; monkeypatch.setattr(ship_run, 'DATA', project/'data')
+    for s, params in plan('smoke', project).items():
+        for f in [p.replace('**', 'deep').replace('*', 'any') for p in ship_run.READ.get(s, [])]+['trainer/any', 'nobody_reads.this']:
+            (runs/s/f).parent.mkdir(parents=True, exist_ok=True); (runs/s/f).touch()
+        record(project, s, made_of=ingredients(s, params, project, inputs_of(s, project, runs)))
+    return project
+
+def record(project, stage, dirty=False, **changes):
+    "Say that a stage ran to its end."
+    path = project/'runs'/'smoke'/'executed'/f'{stage}.json'; old = read_json(path) if path.exists() else {}
+    path.parent.mkdir(exist_ok=True); path.with_suffix('.ipynb').touch()
+    made = dict(commit='0'*40, dirty=dirty, hardware=dict(cpu='x', cores=2, memory_bytes=3))
+    write_json(path, old | dict(seconds=1., peak_bytes=len(stage), files=file_hashes(project/'runs'/'smoke'/stage), made_by=made) | changes)
+
+def test_only_what_is_read_of_a_run_is_shipped(ran):
+    (ran/'data/smoke/09_evaluation').mkdir(parents=True); (ran/'data/smoke/09_evaluation/of_an_older_run').touch()
+    to = ship_run.ship(ran); there = {p.relative_to(to).as_posix() for p in to.rglob('*') if p.is_file()}
+    assert there == {'about.json', *(f'{s}/{p}'.replace('**', 'deep').replace('*', 'any') for s, ps in ship_run.READ.items() for p in ps)}
+    about = read_json(to/'about.json'); n = len(notebooks(root))
+    assert about['commit'] == '0'*40 and about['seconds'] == n and about['peak_bytes'] == max(map(len, notebooks(root))) and len(about['stages']) == n
+    assert [p.name for p in (ran/'data').iterdir()] == ['smoke'], 'nothing half-made is left'
+
+@pytest.mark.parametrize('spoil, says', [
+    (lambda p: (p/'runs/smoke/executed/08_grpo.json').unlink(), '08_grpo is not up to date'),
+    (lambda p: (p/'runs/smoke/05_benchmark/nobody_reads.this').write_text('touched'), '05_benchmark is not up to date'),
+    (lambda p: record(p, '03_editors', dirty=True), '03_editors was run with changes that were not committed'),
+    (lambda p: ((p/'runs/smoke/09_evaluation/curves.json').unlink(), record(p, '09_evaluation')), 'holds no curves.json')])
+def test_a_run_that_is_not_whole_is_not_shipped(ran, spoil, says):
+    spoil(ran)
+    with pytest.raises(CraneError, match=says): ship_run.ship(ran)
+    assert not [*(ran/'data').glob('*')], 'nothing half-made is left'
