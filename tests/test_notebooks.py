@@ -64,15 +64,19 @@ def test_only_what_is_read_of_a_run_is_shipped(ran):
     to = ship_run.ship(ran); there = {p.relative_to(to).as_posix() for p in to.rglob('*') if p.is_file()}
     assert there == {'about.json', *(f'{s}/{p}'.replace('**', 'deep').replace('*', 'any') for s, ps in ship_run.READ.items() for p in ps)}
     about = read_json(to/'about.json'); n = len(notebooks(root))
-    assert about['commit'] == '0'*40 and about['seconds'] == n and about['peak_bytes'] == max(map(len, notebooks(root))) and len(about['stages']) == n
+    assert about['profile'] == 'smoke' and about['seconds'] == n and about['peak_bytes'] == max(map(len, notebooks(root))) and len(about['stages']) == n
     assert [p.name for p in (ran/'data').iterdir()] == ['smoke'], 'nothing half-made is left'
 
 @pytest.mark.parametrize('spoil, says', [
     (lambda p: (p/'runs/smoke/executed/08_grpo.json').unlink(), '08_grpo is not up to date'),
     (lambda p: (p/'runs/smoke/05_benchmark/nobody_reads.this').write_text('touched'), '05_benchmark is not up to date'),
-    (lambda p: record(p, '03_editors', dirty=True), '03_editors was run with changes that were not committed'),
-    (lambda p: ((p/'runs/smoke/09_evaluation/curves.json').unlink(), record(p, '09_evaluation')), 'holds no curves.json')])
+    (lambda p: record(p, '03_editors', dirty=True), '03_editors was run with changes that were not committed')])
 def test_a_run_that_is_not_whole_is_not_shipped(ran, spoil, says):
     spoil(ran)
     with pytest.raises(CraneError, match=says): ship_run.ship(ran)
+    assert not [*(ran/'data').glob('*')], 'nothing half-made is left'
+
+def test_a_file_that_is_read_and_not_there_is_named(ran, monkeypatch):
+    monkeypatch.setitem(ship_run.READ, '01_world', ['never.json'])
+    with pytest.raises(CraneError, match='01_world holds no never.json'): ship_run.ship(ran)
     assert not [*(ran/'data').glob('*')], 'nothing half-made is left'
