@@ -933,7 +933,7 @@ def ledger_command(why:bool=typer.Option(False, '--why', help='what has changed 
         if why and last.exists(): print('\n  '.join(['moved by the last run:', *(moved(read_json(root/'figures'/'results.json'), read_json(last)) or ['nothing'])]))
         if failed: raise typer.Exit(1)
 
-# %% ../nbs/11_reproduce.ipynb #f2a04620
+# %% ../nbs/11_reproduce.ipynb #dc12c2d6
 @app.command('evaluate')
 def evaluate_command(
     method:str=typer.Option('CRANE', '--method', help='an editor such as FT-L, CRANE, "retrieval prompt", or an editor of yours as file.py:function'),
@@ -959,7 +959,7 @@ def evaluate_command(
         if torch.cuda.is_available(): m.model.to('cuda')
         edits = b.edits[:limit or None]; ids = {e.id for e in edits}; probes = [p for p in b.probes if p.edit_id in ids]
         if format and (lost := missing_images(edits, probes, images or '.')): raise CraneError(f"{len(lost)} pictures cannot be used, the first because {lost[0].what}: give their folder by --images.")
-        scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, log=lambda done, of: print(f'\r{done} of {of} probes', end='', file=sys.stderr, flush=True)); print(file=sys.stderr)
+        scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed)
         res = read_json(out/'results.json')
         if judge: res += agreement_results(second_opinion(scored, probes, endpoint(judge, judge_model))); write_json(out/'results.json', res)
         for r in res: print(f"{r['method']:<18}{r['metric']:<26}{100*r['value']:6.1f} [{100*r['lo']:.1f}, {100*r['hi']:.1f}]  n={r['n']}")
