@@ -493,7 +493,7 @@ def shareable(
     for path, name in (root, '.'), (Path.home(), '~'), (sys.base_prefix, 'python'): text = text.replace(str(path), name)
     return re.sub(r'/[\w/.-]*/ipykernel_\d+/\d+\.py', 'cell', text) + '\n'
 
-# %% ../nbs/11_reproduce.ipynb #ce4acf8a
+# %% ../nbs/11_reproduce.ipynb #6a875984
 def promotable(
     root:Path, # Project folder
     runs:Path, # `runs/<run>`
@@ -505,7 +505,7 @@ def promotable(
         records[s] = record(runs, s)
     dirty = [s for s, r in records.items() if r['made_by']['dirty']]
     if git_state(root)['dirty']: raise CraneError(f"run '{name}' cannot be promoted: there are changes that are not committed: commit them, then run 'crane promote {name}'.")
-    if dirty: raise CraneError(f"run '{name}' cannot be promoted: {dirty[0]}{f' and {len(dirty)-1} more' if dirty[1:] else ''} was run with changes that were not committed: run 'crane reproduce --profile {profile} --fresh {' '.join(f'--only {s}' for s in dirty)}' first.")
+    if dirty: raise CraneError(f"run '{name}' cannot be promoted: {', '.join(dirty)} ran with changes that were not committed: run 'crane reproduce --profile {profile} --fresh {' '.join(f'--only {s}' for s in dirty)}' first.")
     return records
 
 def promote(
@@ -584,18 +584,19 @@ def chosen(
         if lost: raise CraneError(f"{s.stage} reads {lost[0]}, which has not run to its end in runs/{s.runs.name}: name it too, or leave out --only and --from.")
     return [s for s in steps if s.stage in keep]
 
-# %% ../nbs/11_reproduce.ipynb #2fc48662
+# %% ../nbs/11_reproduce.ipynb #72b801a2
 def outlook(
     steps:list[Step], # Those that are meant, in running order
     root:Path,
     fresh:bool=False, # Whether all run in any case
 ) -> dict[Step,tuple[str,list[str]]]: # `run`, `may run` or `keep`, and reasons
     "What a batch would do."
-    res = {}
+    res, open_ = {}, set()
     for s in steps:
-        why = ['asked to run again'] if fresh else why_again(s.runs, s.stage, s.now(root)); before = [r for r in s.reads if res.get(next((x for x in res if (x.runs, x.stage) == (s.runs, r)), None), ('keep',))[0] != 'keep']
-        why = [w for w in why if not any(w.startswith(f'input {r}:') for r in before)]
+        before = [r for r in s.reads if (s.runs, r) in open_]; why = ['asked to run again'] if fresh else why_again(s.runs, s.stage, s.now(root))
+        why = [w for w in why if not any(w.startswith(f'input {r}:') for r in before)] # what they will be is not known yet
         res[s] = ('run', why) if why else ('may run', [f"reads {', '.join(before)}"]) if before else ('keep', ['up to date'])
+        if why or before: open_.add((s.runs, s.stage))
     return res
 
 def in_words(
@@ -613,7 +614,7 @@ def in_words(
     n = sum(w != 'keep' for w, _ in view.values())
     return '\n'.join([*lines, f'{n} of {len(view)} notebooks to run: {said}' if n else f'all {len(view)} notebooks are up to date'])
 
-# %% ../nbs/11_reproduce.ipynb #892d0043
+# %% ../nbs/11_reproduce.ipynb #00b71ad7
 def run_all(
     steps:list[Step], # Those that are meant, in running order
     root:Path,
@@ -622,7 +623,7 @@ def run_all(
 ) -> list[Step]: # Those that ran
     "Run the notebooks that are not up to date."
     left, running, ran, failed = list(steps), {}, [], None; env = {'OMP_NUM_THREADS': str(max(1, hardware()['cores']//jobs))} if jobs > 1 else {}
-    waits = lambda s: any((x.runs, x.stage) == (s.runs, r) for x in [*left, *(y for y, _ in running.values())] for r in s.reads)
+    waits = lambda s: {(s.runs, r) for r in s.reads} & {(x.runs, x.stage) for x in [*left, *(y for y, _ in running.values())]}
     with ThreadPoolExecutor(jobs) as pool, stopping():
         while running or left and not failed:
             for s in [s for s in left if not waits(s)][:jobs-len(running) if not failed else 0]:
@@ -703,7 +704,7 @@ def parse_seeds(text:str) -> list[int]:
     try: return [int(x) for x in text.split(',') if x.strip()]
     except ValueError: raise CraneError(f"--seeds {text} must be whole numbers between commas, such as 0,1,2.") from None
 
-# %% ../nbs/11_reproduce.ipynb #78ea191e
+# %% ../nbs/11_reproduce.ipynb #17f06051
 @app.command('reproduce')
 def reproduce_command(
     profile:str=typer.Option('pocket', help='which file of profiles/ to run'),
@@ -721,6 +722,7 @@ def reproduce_command(
         root = project_root(); out = reproduce(profile, root, fresh, only, start, parse_settings(given, root), parse_seeds(seeds), jobs, dry_run)
         if out: print(f'figures: {os.path.relpath(out)}')
     except CraneError as e: _stop(1, f'crane: {e}')
+    except OSError as e: _stop(1, f'crane: {e.strerror} ({e.filename}): mend that, and the same command goes on; what was done is kept.')
     except KeyboardInterrupt: _stop(130, 'crane: stopped. The notebooks that were done are kept, trainings keep their checkpoints, and the same command goes on from there.')
 
 # %% ../nbs/11_reproduce.ipynb #5d312393

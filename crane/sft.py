@@ -330,14 +330,14 @@ def last_checkpoint(folder:str|Path) -> str|None:
     found = sorted(Path(folder).glob('checkpoint-*'), key=lambda p: int(p.name.split('-')[1]))
     return str(found[-1]) if found else None
 
-# %% ../nbs/07_sft.ipynb #caaf1100
+# %% ../nbs/07_sft.ipynb #df9b67cc
 def run_trainer(trainer, resume:bool=False) -> list[dict]: # Its log
     "Run a TRL trainer without a printed line per step."
     from transformers import PrinterCallback
     m, start = trainer.model, last_checkpoint(trainer.args.output_dir) if resume else None
     if start and not hasattr(m, 'peft_config'): m.load_state_dict(type(m).from_pretrained(start).state_dict()) # the trainer itself looks for LLaVA's weights under other names than it saved them
     trainer.remove_callback(PrinterCallback); trainer.train(resume_from_checkpoint=start); m.eval(); weaken(m)
-    return [r for r in trainer.state.log_history if 'loss' in r]
+    return [{k: v for k,v in r.items() if k != 'num_tokens'} for r in trainer.state.log_history if 'loss' in r] # TRL counts tokens from the last start, not from the first
 
 def train_sft(
     m:MLLM,                          # As `routing_model` prepares it; trained in place

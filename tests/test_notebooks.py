@@ -70,7 +70,7 @@ def test_only_what_is_read_of_a_run_is_shipped(ran):
 @pytest.mark.parametrize('spoil, says', [
     (lambda p: (p/'runs/smoke/executed/08_grpo.json').unlink(), '08_grpo is not up to date'),
     (lambda p: (p/'runs/smoke/05_benchmark/nobody_reads.this').write_text('touched'), '05_benchmark is not up to date'),
-    (lambda p: record(p, '03_editors', dirty=True), '03_editors was run with changes that were not committed')])
+    (lambda p: record(p, '03_editors', dirty=True), '03_editors ran with changes that were not committed')])
 def test_a_run_that_is_not_whole_is_not_shipped(ran, spoil, says):
     spoil(ran)
     with pytest.raises(CraneError, match=says): ship_run.ship(ran)

@@ -277,7 +277,7 @@ def test_only_a_finished_run_of_a_clean_tree_is_promoted(project):
     for name, says in ('tinny', "did you mean"), ('tiny', "unknown run 'tiny'"): code, _, err = promote(project, name); assert code == 1 and one_line(err)
     run(project, '--only', '01_make'); code, _, err = promote(project); assert code == 1 and '02_wait is not up to date (it has not run yet)' in err
     (project/'more.txt').touch(); run(project); code, _, err = promote(project); assert code == 1 and one_line(err) and 'changes that are not committed' in err
-    git(project, 'add', '-A'); git(project, 'commit', '-qm', 'y'); code, _, err = promote(project); assert code == 1 and one_line(err) and '02_wait was run with changes that were not committed' in err
+    git(project, 'add', '-A'); git(project, 'commit', '-qm', 'y'); code, _, err = promote(project); assert code == 1 and one_line(err) and '02_wait, 10_report ran with changes that were not committed' in err
     assert not (project/'figures').exists()
     run(project, '--fresh', '--from', '02_wait'); code, out, err = promote(project); assert (code, out) == (0, 'figures: figures\n'), err
     said = json.loads((project/'figures/provenance.json').read_text()); assert not said['dirty'] and len(said['commit']) == 40
