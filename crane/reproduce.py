@@ -429,13 +429,13 @@ def same_begun(path:Path, made_of:dict) -> bool:
     try: return path.exists() and read_json(path) == made_of
     except CraneError: return False
 
-# %% ../nbs/11_reproduce.ipynb #58d57596
+# %% ../nbs/11_reproduce.ipynb #5699f029
 def header(run:str, params:dict, rec:dict) -> str: # Markdown
     "What a notebook was executed by."
     by, gb = rec['made_by'], lambda b: f'{b/1e9:.1f} GB'; h = by['hardware']
-    tree = 'with changes that were not committed' if by['dirty'] else 'clean tree'
+    tree = 'with changes that were not committed' if by['dirty'] else 'clean tree'; given = ', '.join(f'{k} {v}' for k, v in params.items() if k not in ('run', 'seed') and v != '')
     return (f"*Executed by `crane reproduce`: profile {profile_of(run)}, run {run}"+(f", seed {params['seed']}" if 'seed' in params else '')+f"; commit {(by['commit'] or 'none')[:10]}, {tree}; "
-            f"{h['cpu']}, {h['cores']} cores, {gb(h['memory_bytes'])}; Python {by['versions']['python']}; {clock(rec['seconds'])}, peak memory {gb(rec['peak_bytes'])}.*")
+            f"{h['cpu']}, {h['cores']} cores, {gb(h['memory_bytes'])}; Python {by['versions']['python']}; {clock(rec['seconds'])}, peak memory {gb(rec['peak_bytes'])}."+(f" Parameters: {given}." if given else '')+'*')
 
 def finish(partial:Path, done:Path, text:str) -> None:
     "Put the header on an executed notebook, and the notebook in its place."

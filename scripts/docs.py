@@ -113,10 +113,11 @@ def formulas(text): return outside_code(text, lambda t: re.sub(r'(?<![\w$])\$(\S
 # ---- pages of notebooks
 
 def with_outputs(nb, done):
-    "Put the outputs of an executed copy under the cells that are still the same."
-    have = {(c.get('id'), c.source): c.outputs for c in done.cells if c.cell_type == 'code'}
-    for c in nb.cells:
-        if c.cell_type == 'code': c.outputs = have.get((c.id, c.source), [])
+    "Put the outputs of an executed copy under the same cells, down to the first that has changed: what follows it might come out differently."
+    have, same = (c for c in done.cells if c.cell_type == 'code' and 'injected-parameters' not in c.metadata.get('tags', [])), True
+    for c in (c for c in nb.cells if c.cell_type == 'code'):
+        was = next(have, None); same = same and was is not None and was.source == c.source
+        c.outputs = was.outputs if same else []
 
 def pieces(code):
     "An exported cell cut so that each public function or class stands alone: nbdev documents those of one cell in reverse."
