@@ -22,6 +22,7 @@ nbs, figures, proc, data = root/'nbs', root/'figures', root/'_proc', root/'crane
 MODULES = {p.stem[3:]: p for p in sorted(nbs.glob('[0-9][0-9]_*.ipynb'))}
 REPO_LINKS = {r'\]\((\w+\.ipynb)': r'](nbs/\1', r'\]\(\.\./': r']('}  # seen from the repository's root
 SITE_LINKS = {r'\]\(\d\d_(\w+)\.ipynb': r'](\1.ipynb', r'\]\(\.\./': r']('}  # seen from the site, where pages have no number
+CHANGED = '*Code of this notebook has changed since: results stand under the cells that are as they were, but may rest on others that are not.*'
 NOT_YET = '*No run has been promoted to `figures/` yet: `make reproduce` does it.*\n'
 
 def relink(text, links):
@@ -113,11 +114,11 @@ def formulas(text): return outside_code(text, lambda t: re.sub(r'(?<![\w$])\$(\S
 # ---- pages of notebooks
 
 def with_outputs(nb, done):
-    "Put the outputs of an executed copy under the same cells, down to the first that has changed: what follows it might come out differently."
-    have, same = (c for c in done.cells if c.cell_type == 'code' and 'injected-parameters' not in c.metadata.get('tags', [])), True
-    for c in (c for c in nb.cells if c.cell_type == 'code'):
-        was = next(have, None); same = same and was is not None and was.source == c.source
-        c.outputs = was.outputs if same else []
+    "Put the outputs of an executed copy under the cells that are still the same; whether all are."
+    code = lambda nb: [c for c in nb.cells if c.cell_type == 'code' and 'injected-parameters' not in c.metadata.get('tags', [])]
+    have = {(c.get('id'), c.source): c.outputs for c in code(done)}
+    for c in code(nb): c.outputs = have.get((c.get('id'), c.source), [])
+    return [c.source for c in code(nb)] == [c.source for c in code(done)]
 
 def pieces(code):
     "An exported cell cut so that each public function or class stands alone: nbdev documents those of one cell in reverse."
@@ -170,8 +171,8 @@ def process(path):
     "One notebook, processed by nbdev, under its module's name."
     nb, copy, name = read_nb(path), figures/'notebooks'/path.name, re.sub(r'^\d\d_', '', path.stem)
     done = dict2nb(json.loads(nbformat.writes(executed_index()))) if path.stem == 'index' else read_nb(copy) if copy.exists() else dict2nb(dict(cells=[]))
-    with_outputs(nb, done); prepare(nb)
-    nb.cells[2:2] = [mk_cell(c.source, 'markdown') for c in done.cells if c.get('id') == 'executed-by']
+    same = with_outputs(nb, done); prepare(nb)
+    nb.cells[2:2] = [mk_cell(c.source, 'markdown') for c in done.cells if c.get('id') == 'executed-by'] + [mk_cell(CHANGED, 'markdown')]*(bool(done.cells) and not same)
     nb = dict2nb(nb)
     FilterDefaults()(nb)
     for c in nb.cells: tidy(c, name)
