@@ -4,16 +4,17 @@
 
 # %% auto #0
 __all__ = ['SWITCHES', 'UNREAD', 'app', 'edits_app', 'LIBRARY', 'MODEL', 'unknown', 'parse_profile', 'load_profile', 'run_name',
-           'profile_of', 'notebooks', 'read_notebook', 'reads', 'Parameter', 'notebook_parameters', 'within',
+           'profile_of', 'seed_of', 'notebooks', 'read_notebook', 'reads', 'Parameter', 'notebook_parameters', 'within',
            'check_allowed', 'check_parameters', 'parse_settings', 'plan', 'digest', 'file_hashes', 'code_cells',
            'imports', 'modules', 'needs', 'packages', 'shipped_data', 'ingredients', 'differing', 'record', 'inputs_of',
            'why_again', 'clock', 'memory_of', 'expected', 'Progress', 'show', 'say', 'BatchClient', 'BatchEngine',
            'death', 'failure', 'checkpoints', 'clear', 'same_begun', 'header', 'finish', 'run_notebook', 'run_lock',
-           'shareable', 'promotable', 'promote', 'made_of_all', 'about', 'run_key', 'promoted', 'Step', 'readers',
-           'chosen', 'outlook', 'in_words', 'run_all', 'stopping', 'remember', 'reproduce', 'ended', 'parse_seeds',
-           'reproduce_command', 'promote_command', 'doctor_command', 'main', 'told', 'own_encoder', 'add_edits',
-           'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits', 'trained_adapter', 'train_command',
-           'train', 'touched_up', 'moved', 'provenance', 'in_full', 'ledger_command', 'evaluate_command']
+           'shareable', 'promotable', 'promote', 'made_of_all', 'about', 'run_key', 'promoted', 'Step', 'run_steps',
+           'readers', 'chosen', 'outlook', 'in_words', 'run_all', 'stopping', 'remember', 'reproduce', 'ended',
+           'parse_seeds', 'reproduce_command', 'promote_command', 'doctor_command', 'main', 'told', 'own_encoder',
+           'add_edits', 'list_edits', 'show_edit', 'remove_edits', 'undo_change', 'search_edits', 'trained_adapter',
+           'train_command', 'train', 'touched_up', 'moved', 'provenance', 'in_full', 'ledger_command',
+           'evaluate_command']
 
 # %% ../nbs/11_reproduce.ipynb #a5ee69dc
 import ast, difflib, fcntl, hashlib, json, logging, nbformat, os, papermill, psutil, re, shutil, signal, sys, tempfile, time, typer, yaml
@@ -71,7 +72,7 @@ def load_profile(
     if name not in files: raise unknown('profile', name, files)
     return parse_profile(files[name].read_text(), f'profiles/{name}.yaml')
 
-# %% ../nbs/11_reproduce.ipynb #be5a2b1a
+# %% ../nbs/11_reproduce.ipynb #26ab10f1
 def run_name(profile:str, seed:int, own:int) -> str: # `own`: the profile's seed
     "Name of the run of a profile with a seed."
     return profile if seed == own else f'{profile}-seed{seed}'
@@ -79,6 +80,10 @@ def run_name(profile:str, seed:int, own:int) -> str: # `own`: the profile's seed
 def profile_of(run:str) -> str:
     "The profile that a run was made with."
     return re.sub(r'-seed\d+$', '', run)
+
+def seed_of(run:str, own:int) -> int: # `own`: the profile's seed
+    "The seed that a run was made with."
+    return int(m[1]) if (m := re.search(r'-seed(\d+)$', run)) else own
 
 # %% ../nbs/11_reproduce.ipynb #fe3874ef
 def notebooks(
@@ -203,14 +208,17 @@ def plan(
         steps[s] = {k: v for k, v in dict(run=run_name(name, seed, p['seed']), seed=seed).items() if k in known} | own
     return steps
 
-# %% ../nbs/11_reproduce.ipynb #bf3236fb
+# %% ../nbs/11_reproduce.ipynb #a1bb676a
 def digest(obj) -> str: # Hex SHA-256
     "Hash of anything that JSON can write."
     return hashlib.sha256(json.dumps(obj, sort_keys=True).encode()).hexdigest()
 
-def file_hashes(folder:Path) -> dict[str,str]: # Relative path -> SHA-256
+def file_hashes(
+    folder:Path,
+    but:Path=None, # A folder below it that is left out
+) -> dict[str,str]: # Relative path -> SHA-256
     "Hash of every file below a folder."
-    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob('*')) if p.is_file()}
+    return {p.relative_to(folder).as_posix(): sha256_file(p) for p in sorted(folder.rglob('*')) if p.is_file() and but not in p.parents}
 
 def code_cells(path:Path) -> list[str]:
     "Sources of the code cells of a notebook."
@@ -258,13 +266,13 @@ def packages(codes:list[str]) -> dict[str,str]: # Distribution -> version
     used = {d for c in codes for n in imports(c) if not n.startswith('crane') for d in _distributions().get(n.split('.')[0], [])}
     return dict(python=sys.version.split()[0]) | {d: metadata.version(d) for d in sorted({d for u in used for d in needs(u)})}
 
-# %% ../nbs/11_reproduce.ipynb #f9f85c77
+# %% ../nbs/11_reproduce.ipynb #6fe0da4a
 SWITCHES = 'RETRAIN', 'REBUILD' # environment variables that change what a notebook does
-UNREAD = 'smoke/' # below `crane/data`: for readers only
+UNREAD = 'smoke' # below `crane/data`: for readers only
 
 def shipped_data(root:Path) -> dict[str,str]: # File below `crane/data` -> hash
     "What ships and may be read in a batch."
-    return {k: v for k, v in file_hashes(root/'crane'/'data').items() if not k.startswith(UNREAD)}
+    return file_hashes(root/'crane'/'data', root/'crane'/'data'/UNREAD)
 
 def ingredients(
     stage:str,    # Notebook name
@@ -493,14 +501,14 @@ def shareable(
     for path, name in (root, '.'), (Path.home(), '~'), (sys.base_prefix, 'python'): text = text.replace(str(path), name)
     return re.sub(r'/[\w/.-]*/ipykernel_\d+/\d+\.py', 'cell', text) + '\n'
 
-# %% ../nbs/11_reproduce.ipynb #6a875984
+# %% ../nbs/11_reproduce.ipynb #c5b24c38
 def promotable(
     root:Path, # Project folder
     runs:Path, # `runs/<run>`
 ) -> dict[str,dict]: # Notebook name -> record
     "The records of a run that may be promoted; any other is a `CraneError`."
-    name, records = runs.name, {}; profile = profile_of(name); seed = re.search(r'-seed(\d+)$', name)
-    for s, params in plan(profile, root, int(seed[1]) if seed else None).items():
+    name, records = runs.name, {}; profile = profile_of(name)
+    for s, params in plan(profile, root, seed_of(name, load_profile(profile, root)['seed'])).items():
         if why := why_again(runs, s, ingredients(s, params, root, inputs_of(s, root, runs))): raise CraneError(f"run '{name}' cannot be promoted: {s} is not up to date ({why[0]}): run 'crane reproduce --profile {profile}' first.")
         records[s] = record(runs, s)
     dirty = [s for s, r in records.items() if r['made_by']['dirty']]
@@ -526,7 +534,7 @@ def promote(
     shutil.rmtree(old, ignore_errors=True)
     return figures
 
-# %% ../nbs/11_reproduce.ipynb #2a7967bd
+# %% ../nbs/11_reproduce.ipynb #5e1db02a
 def made_of_all(steps:dict[str,dict], root:Path) -> dict[str,dict[str,str]]: # Kind -> name -> value or hash
     "The ingredients of all notebooks of a plan together."
     each = [ingredients(s, ps, root) for s, ps in steps.items()]
@@ -534,7 +542,7 @@ def made_of_all(steps:dict[str,dict], root:Path) -> dict[str,dict[str,str]]: # K
 
 def about(root:Path, runs:Path, records:dict[str,dict]) -> dict:
     "Where the results of a run come from."
-    name = profile_of(runs.name); seed = re.search(r'-seed(\d+)$', runs.name); seed = int(seed[1]) if seed else load_profile(name, root)['seed']
+    name = profile_of(runs.name); seed = seed_of(runs.name, load_profile(name, root)['seed'])
     stages = {s: dict(seconds=r['seconds'], peak_bytes=r['peak_bytes']) for s, r in records.items()}
     return git_state(root) | dict(profile=name, seed=seed, run_key=run_key(records), seconds=round(sum(r['seconds'] for r in records.values()), 1), peak_bytes=max(r['peak_bytes'] for r in records.values()),
                                   stages=stages, made_of=made_of_all(plan(name, root, seed), root), hardware=hardware(), versions=versions())
@@ -550,7 +558,7 @@ def promoted(root:Path, records:dict[str,dict]) -> bool:
     except CraneError: return False
     return p.get('run_key') == run_key(records) and p.get('files') == {k: v for k, v in file_hashes(path.parent).items() if k != path.name}
 
-# %% ../nbs/11_reproduce.ipynb #d59db992
+# %% ../nbs/11_reproduce.ipynb #73e4b273
 @dataclass(frozen=True)
 class Step:
     "One notebook of one run."
@@ -562,6 +570,11 @@ class Step:
     def now(self, root:Path) -> dict:
         "Its ingredients."
         return ingredients(self.stage, self.params, root, inputs_of(self.stage, root, self.runs))
+
+def run_steps(name:str, root:Path, seed:int=None, given:dict=None) -> list[Step]: # As `plan`
+    "The notebooks of one run, in running order."
+    own = load_profile(name, root)['seed']; runs = root/'runs'/run_name(name, own if seed is None else seed, own)
+    return [Step(runs, s, ps, tuple(reads(s, root))) for s, ps in plan(name, root, seed, given).items()]
 
 def readers(start:str, waits:dict[str,list[str]]) -> set[str]: # `waits`: notebook -> what it reads, in running order
     "A notebook, and those that read it directly or through others."
@@ -657,7 +670,7 @@ def remember(s:Step, rec:dict) -> None:
     path = s.runs/'executed'/'seconds.json'; old = read_json(path) if path.exists() else dict(profile=profile_of(s.runs.name), stages={})
     write_json(path, old | dict(stages=old['stages'] | {s.stage: rec['seconds']}))
 
-# %% ../nbs/11_reproduce.ipynb #27e15d31
+# %% ../nbs/11_reproduce.ipynb #434af097
 def reproduce(
     name:str,            # Profile
     root:Path|None=None, # Project folder; found from the current folder if not given
@@ -670,8 +683,7 @@ def reproduce(
     dry:bool=False,      # Only say what would be done
 ) -> Path|None: # The folder with the tables and figures, if they are there
     "Run the notebooks of a profile and promote the results if the profile says so."
-    root = root or project_root(); profile = load_profile(name, root); own = profile['seed']; waits = {s: tuple(reads(s, root)) for s in notebooks(root)}
-    of = {seed: [Step(root/'runs'/run_name(name, seed, own), s, ps, waits[s]) for s, ps in plan(name, root, seed, given).items()] for seed in dict.fromkeys(seeds or [own])}
+    root = root or project_root(); profile = load_profile(name, root); own = profile['seed']; of = {seed: run_steps(name, root, seed, given) for seed in dict.fromkeys(seeds or [own])}
     with ExitStack() as locks:
         for steps in of.values(): locks.enter_context(run_lock(steps[0].runs)) if not dry else None
         meant = [s for steps in of.values() for s in chosen(steps, only, start)]; view = outlook(meant, root, fresh)

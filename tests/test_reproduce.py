@@ -213,7 +213,7 @@ def test_why_names_what_changed(project, monkeypatch):
 def test_a_new_package_version_runs_again_what_imports_it(project, monkeypatch):
     from crane import reproduce as r
     edit(project/'nbs/02_wait.ipynb', lambda nb: nb.cells.append(nbformat.v4.new_code_cell('import yaml'))); run(project)
-    view = lambda: {s.stage: (what, why) for s, (what, why) in r.outlook([r.Step(project/'runs/tiny', s, ps, tuple(r.reads(s, project))) for s, ps in r.plan('tiny', project).items()], project).items()}
+    view = lambda: {s.stage: (what, why) for s, (what, why) in r.outlook(r.run_steps('tiny', project), project).items()}
     assert {what for what, _ in view().values()} == {'keep'}
     real = r.metadata.version; monkeypatch.setattr(r.metadata, 'version', lambda n: '0.0' if n == 'pyyaml' else real(n))
     assert view() == {'01_make': ('keep', ['up to date']), '02_wait': ('run', [f'package pyyaml: {real("pyyaml")} → 0.0']), '10_report': ('may run', ['reads 02_wait'])}

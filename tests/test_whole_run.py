@@ -1,14 +1,14 @@
 "A smoke run that is killed ten times ends in the same files as one that was left alone: what `make test` ran before these tests."
 import csv, json, os, random, re, shutil, signal, subprocess, sys, time
 from pathlib import Path
-import psutil, pytest
-from crane.reproduce import Step, notebooks, outlook, plan, reads
+import pytest
+from crane.reproduce import outlook, run_steps
 
 root = Path(__file__).resolve().parent.parent
 COMMAND = [sys.executable, '-c', 'from crane.reproduce import main; main()', 'reproduce', '--profile', 'smoke']
 TIMED, COLUMN = re.compile(r'seconds|^took$'), re.compile(r'^seconds|, s$') # what may differ between two runs: recorded times, as fields and as columns
 
-def view(root): return outlook([Step(root/'runs/smoke', s, ps, tuple(reads(s, root))) for s, ps in plan('smoke', root).items()], root)
+def view(root): return outlook(run_steps('smoke', root), root)
 
 @pytest.fixture(scope='module')
 def undisturbed():
