@@ -74,3 +74,10 @@ def test_a_missing_and_a_broken_picture_are_named(world):
 def test_a_file_that_is_no_world_is_one_sentence(tmp_path):
     r = doctor(tmp_path/'none.parquet')
     assert r.exit_code == 1 and r.stderr.startswith('crane: ') and r.stderr.count('\n') == 1
+
+
+def test_a_sheet_that_cannot_be_written_is_one_sentence(tmp_path):
+    "Below a file there can be no folder."
+    (tmp_path/'file').write_text('')
+    r = CliRunner().invoke(app, ['doctor', '--sheet', str(tmp_path/'file'/'sheet.png')])
+    assert r.exit_code == 1 and r.stderr.startswith('crane: ') and 'file' in r.stderr and r.stderr.count('\n') == 1, r.output
