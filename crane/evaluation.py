@@ -348,9 +348,11 @@ def ood_results(rows:list[dict]) -> list[dict]: # T5 by set and retrieval: own n
 
 # %% ../nbs/09_evaluation.ipynb #bc417342
 def words_only(encoder:Encoder, edits:list[Edit], probes:list[Probe]) -> list[list[Hit]]:
-    "A single library, of words: the edit whose question is nearest to the probe's, whatever the pictures show."
+    "A single library, of words: the edit whose question is nearest to the probe's, of equally near ones the first, whatever the pictures show."
     keys, asked = encoder.texts([e.question for e in edits]), encoder.texts([p.question for p in probes]); skip = not_its_own(probes)
-    def best(i, scores): j = next(j for j in (-scores).argsort(kind='stable') if not skip(i, edits[j])); return [Hit(edits[j], float(scores[j]), 'words')]
+    def best(i, scores):
+        own = [j for j, e in enumerate(edits) if not skip(i, e)]; near = scores[own].max()-1e-5 # a smaller difference is rounding
+        j = next(j for j in own if scores[j] > near); return [Hit(edits[j], float(scores[j]), 'words')]
     return [best(i, s) for i,s in enumerate(asked@keys.T)]
 
 # %% ../nbs/09_evaluation.ipynb #3a3097fd

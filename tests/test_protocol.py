@@ -2,13 +2,13 @@
 import json, re, signal, subprocess, sys, threading, time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-import pandas as pd, pytest
+import numpy as np, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 from typer.testing import CliRunner
 from crane.core import CraneError, Probe, parse_trace, read_json, read_jsonl, sha256_file, write_json
 from crane.benchmark import load_benchmark, read_benchmark
 from crane.evaluation import (agreement_results, endpoint, evaluate, goal_results, growth_results, hop_results, independence, kind_results, main_results, ood_results, ood_questions,
-                              own_editor, results, score, second_opinion, sequence_results, shallow_gap, sign_flip)
+                              own_editor, results, score, second_opinion, sequence_results, shallow_gap, sign_flip, words_only)
 from crane.failure_modes import verdict
 from crane.model import load_mllm
 from crane.report import check_results, ledger, sequence_in_brief, table_goals, table_hops, table_kinds, table_main, table_ood, table_sequence, table_t1
@@ -254,3 +254,16 @@ def test_the_ledger_is_an_exit_code_and_notices_a_touch():
         path.write_bytes(was.replace(b'0.', b'1.', 1)); assert touched_up(figures) == ['results.json']
         r = crane('ledger'); assert r.exit_code == 2 and 'figures/results.json' in r.output
     finally: path.write_bytes(was)
+
+# ---- ablations
+
+class Shaky:
+    "An encoder as a processor makes it: texts that are equal come out unequal in their last bits."
+    def __init__(self): self.rng = np.random.default_rng(0)
+    def texts(self, texts): return np.eye(2, dtype=np.float32)[[int(t.startswith('Whose')) for t in texts]]+self.rng.normal(0, 1e-7, (len(texts), 2)).astype(np.float32)
+
+def test_of_edits_with_the_same_question_the_first_is_taken(strong):
+    "Which of them was nearest by rounding would depend on the processor."
+    edits = [strong[0][0].model_copy(update=dict(id=f'e{i}', subject='of another flag', question=q)) for i, q in enumerate(['Name it.', *['Whose flag is this?']*20])]
+    probes = [strong[1][0].model_copy(update=dict(id=f'p{i}', question='Whose flag is this?')) for i in range(20)]
+    assert {h.edit.id for hits in words_only(Shaky(), edits, probes) for h in hits} == {'e1'}
