@@ -2,7 +2,7 @@
 import ast, configparser, filecmp, importlib.metadata, json, os, re, shutil, subprocess, sys, tomllib, zipfile
 from pathlib import Path
 import pytest, yaml
-from crane.reproduce import load_profile, notebook_parameters, notebooks, plan, reads
+from crane.reproduce import load_profile, notebook_parameters, notebooks, plan, read_notebook, reads, shareable
 
 root = Path(__file__).resolve().parent.parent
 stages = {s: p for s, p in notebooks(root).items() if s[:2].isdigit() and s != '00_core'}
@@ -121,8 +121,17 @@ def committed(): # what is in git or would be
 
 MACHINE = re.compile(r'(?<![\w.~}-])/(?:home|root|work|tmp|Users|opt|mnt)/[\w.]' + r'|https?://(?:(?!127\.)\d+\.\d+\.|localhost|[\w.-]+\.(?:internal|local|lan)\b)')
 
+def machines(name, text): return [f'{name}: …{text[max(0, m.start()-30):m.end()+30]!r}' for m in MACHINE.finditer(text)]
+
 def test_nothing_names_a_machine():
-    found = [f'{n}: …{t[max(0, m.start()-30):m.end()+30]!r}' for n in committed() for t in [(root/n).read_text(errors='ignore')] for m in MACHINE.finditer(t)]
+    found = [x for n in committed() for x in machines(n, (root/n).read_text(errors='ignore'))]
+    assert not found, '\n'.join(found)
+
+def test_no_executed_notebook_would_bring_a_machine_into_git():
+    "Outputs of the last smoke run, as a promotion would copy them."
+    ran = [p for s in notebooks(root) if (p := root/'runs/smoke/executed'/f'{s}.ipynb').exists()]
+    if not ran: pytest.skip("needs the smoke run: make reproduce PROFILE=smoke")
+    found = [x for p in ran for x in machines(p.name, shareable(read_notebook(p), root))]
     assert not found, '\n'.join(found)
 
 def test_no_big_file_is_committed():
