@@ -260,12 +260,12 @@ def figure_f7(res:list[dict]):
     fig, ax = plt.subplots(figsize=(5.4, 3.6)); ax.axhline(95, lw=.5, ls=':', color='k'); ax.axvline(50, lw=.5, ls=':', color='k')
     groups = [] # of methods that lie too close for a label each
     for m in methods(res):
-        x, y = (100*get(res, m, k)['value'] for k in ('AS beyond', 'FMT')); ax.plot(x, y, 'o', ms=5, color=COLORS.get(m, 'k'))
+        x, y = (100*get(res, m, k)['value'] for k in ('AS beyond', 'FMT')); ax.plot(x, y, 'o', ms=5, color=COLORS.get(m, 'k'), zorder=4) # above the labels
         near = next((g for g in groups if any(abs(x-u) < 22 and abs(y-v) < 8 for _,u,v in g)), None)
         groups.append([(m, x, y)]) if near is None else near.append((m, x, y))
-    for g in groups: ax.annotate(wrap(', '.join(m for m,_,_ in g), 30), (min(x for _,x,_ in g), min(y for *_,y in g)), xytext=(2, -5), textcoords='offset points', fontsize=6, va='top', bbox=dict(fc='w', ec='none', pad=.3))
+    for g in groups: ax.annotate(wrap(', '.join(m for m,_,_ in g), 30), (min(x for _,x,_ in g), min(y for *_,y in g)), xytext=(-3, -5), textcoords='offset points', fontsize=6, va='top', bbox=dict(fc='w', ec='none', pad=.3))
     for k,c in KIND_COLORS.items(): ax.plot([], [], 'o', ms=5, color=c, label=k)
-    ax.set(xlabel='right answers beyond the exact question, %', ylabel='well-formed (FMT), %', xlim=(-3, 125), ylim=(-18, 106)); ax.legend(frameon=False, fontsize=6.5, loc='center left', bbox_to_anchor=(1, .5))
+    ax.set(xlabel='right answers beyond the exact question, %', ylabel='well-formed (FMT), %', xlim=(-3, 125), ylim=(-18, 106), xticks=range(0, 101, 20), yticks=range(0, 101, 20)); ax.legend(frameon=False, fontsize=6.5, loc='center left', bbox_to_anchor=(1, .5))
     return fig
 
 # %% ../nbs/10_report.ipynb #2f831567
