@@ -6,50 +6,82 @@ Both sides run in turn in one process, round by round, so that a machine whose s
 each round is printed, and their median. `one at a time` is `run_editor`: enter the editor, ask the edit's probes in one
 batch, score it, restore, go on to the next. `edits alone` leaves out the asking. Edits are of the train split.
 """
+
 import argparse
 import os
 import platform
 import random
 
 import torch
-
-from crane.editors import check_edits, get_editor, run_editor, run_together, together, trained, weights_hash
-from crane.failure_modes import hops, three_probes
-from crane.model import MLLM, load_mllm
-from crane.world import World, counterfactuals, load_world
 from side_by_side import compare
+
+from crane.editors import check_edits, weights_hash
+from crane.failure_modes import hops, three_probes
+from crane.mend import trained
+from crane.model import MLLM, load_mllm
+from crane.questions import counterfactuals
+from crane.running import get_editor, run_editor, run_together, together
+from crane.world import World, load_world
 
 
 def alone_singly(name, m: MLLM, edits, world: World, settings) -> list[int]:
     res = []
     for e in edits:
-        with get_editor(name)(m, e, world, **settings) as ed: res.append(ed.steps)
+        with get_editor(name)(m, e, world, **settings) as ed:
+            res.append(ed.steps)
     return res
 
 
 def alone_together(name, m: MLLM, edits, world: World, n: int, settings) -> list[int]:
     steps = {}
     for i in range(0, len(edits), n):
-        with together(name, m, edits[i:i+n], world, **settings) as t: steps |= {e.id: ed.steps for e, ed in zip(edits[i:i+n], t.edited)}
+        with together(name, m, edits[i : i + n], world, **settings) as t:
+            steps |= {e.id: ed.steps for e, ed in zip(edits[i : i + n], t.edited)}
     return [steps[e.id] for e in edits]
 
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument('--model', default='pocket'); ap.add_argument('--n', type=int, default=64); ap.add_argument('--at-once', type=int, default=64)
-    ap.add_argument('--rounds', type=int, default=3); ap.add_argument('--methods', default='FT-L,LoRA'); ap.add_argument('--run', default='pocket', help='whose trained MEND is used')
+    ap.add_argument("--model", default="pocket")
+    ap.add_argument("--n", type=int, default=64)
+    ap.add_argument("--at-once", type=int, default=64)
+    ap.add_argument("--rounds", type=int, default=3)
+    ap.add_argument("--methods", default="FT-L,LoRA")
+    ap.add_argument("--run", default="pocket", help="whose trained MEND is used")
     args = ap.parse_args()
     world, m = load_world(), load_mllm(args.model)
-    edits = check_edits([e for e in counterfactuals(world, 'train', 2*args.n, 5) if hops(e, world)][:args.n], m); rng = random.Random(5)
-    probes = [p for e in edits for p in three_probes(e, world, rng)]; before = weights_hash(m)
-    print(f"{m}, {len(edits)} edits with {len(probes)} probes, {args.at_once} edits at once, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), "
-          f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__} with {torch.get_num_threads()} threads")
-    def rows(f, name, **kw): return [{k: v for k, v in r.items() if k not in ('seconds', 'took')} for r in f(name, m, edits, probes, world, **kw)]
-    for name in args.methods.split(','):
+    edits = check_edits([e for e in counterfactuals(world, "train", 2 * args.n, 5) if hops(e, world)][: args.n], m)
+    rng = random.Random(5)
+    probes = [p for e in edits for p in three_probes(e, world, rng)]
+    before = weights_hash(m)
+    print(
+        f"{m}, {len(edits)} edits with {len(probes)} probes, {args.at_once} edits at once, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), "
+        f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__} with {torch.get_num_threads()} threads"
+    )
+
+    def rows(f, name, **kw):
+        return [
+            {k: v for k, v in r.items() if k not in ("seconds", "took")} for r in f(name, m, edits, probes, world, **kw)
+        ]
+
+    for name in args.methods.split(","):
         s = trained(args.run).get(name, {})
-        compare(f'{name}, edits alone', args.n, args.rounds, lambda: alone_singly(name, m, edits, world, s), lambda: alone_together(name, m, edits, world, args.at_once, s))
-        compare(f'{name}, edits and probes', args.n, args.rounds, lambda: rows(run_editor, name, **s), lambda: rows(run_together, name, n=args.at_once, **s))
+        compare(
+            f"{name}, edits alone",
+            args.n,
+            args.rounds,
+            lambda: alone_singly(name, m, edits, world, s),
+            lambda: alone_together(name, m, edits, world, args.at_once, s),
+        )
+        compare(
+            f"{name}, edits and probes",
+            args.n,
+            args.rounds,
+            lambda: rows(run_editor, name, **s),
+            lambda: rows(run_together, name, n=args.at_once, **s),
+        )
     assert weights_hash(m) == before
 
 
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()

@@ -6,15 +6,17 @@ Both sides run in turn in one process, round by round, so that a machine whose s
 each round is printed, and their median. `one at a time` is what the public editing code does: build one prompt, call
 `generate` (or the forward pass) on it, go on to the next.
 """
+
 import argparse
 import os
 import platform
 
 import torch
-
-from crane.model import MLLM, Prompt, Lessons, SKILLS, answer, encode, load_mllm, plain_text, opening, teacher_forced
-from crane.world import World, load_world
 from side_by_side import compare
+
+from crane.model import MLLM, Prompt, answer, encode, load_mllm, opening, plain_text, teacher_forced
+from crane.pocket import SKILLS, Lessons
+from crane.world import World, load_world
 
 
 @torch.no_grad()
@@ -22,8 +24,10 @@ def generate_singly(m: MLLM, prompts: list[Prompt], world: World) -> list[str]:
     texts = []
     for p in prompts:
         enc = encode(m, [p], world)
-        ids = m.model.generate(**enc, max_new_tokens=128, do_sample=False, pad_token_id=m.tok.pad_token_id, eos_token_id=m.ends)
-        texts.append(plain_text(m, ids[0, enc['input_ids'].shape[1]:], opening(m)))
+        ids = m.model.generate(
+            **enc, max_new_tokens=128, do_sample=False, pad_token_id=m.tok.pad_token_id, eos_token_id=m.ends
+        )
+        texts.append(plain_text(m, ids[0, enc["input_ids"].shape[1] :], opening(m)))
     return texts
 
 
@@ -31,7 +35,8 @@ def generate_singly(m: MLLM, prompts: list[Prompt], world: World) -> list[str]:
 def score_singly(m: MLLM, prompts: list[Prompt], targets: list[str], world: World) -> list[tuple[float, bool]]:
     res = []
     for p, t in zip(prompts, targets):
-        enc = encode(m, [p], world, [t]); labels = enc.pop('labels')[0, 1:]
+        enc = encode(m, [p], world, [t])
+        labels = enc.pop("labels")[0, 1:]
         hit = (m.model(**enc).logits[0, :-1].argmax(-1) == labels)[labels != -100][:-1]
         res.append((hit.float().mean().item(), bool(hit.all())))
     return res
@@ -39,16 +44,38 @@ def score_singly(m: MLLM, prompts: list[Prompt], targets: list[str], world: Worl
 
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    ap.add_argument('--model', default='pocket'); ap.add_argument('--n', type=int, default=192); ap.add_argument('--rounds', type=int, default=3)
+    ap.add_argument("--model", default="pocket")
+    ap.add_argument("--n", type=int, default=192)
+    ap.add_argument("--rounds", type=int, default=3)
     args = ap.parse_args()
     world, m = load_world(), load_mllm(args.model)
     lessons = Lessons(world, 77, held_out_wording=True)
-    drawn = [getattr(lessons, k)() for k in SKILLS for _ in range(-(-args.n//len(SKILLS)))][:args.n] # every skill alike: with no, one and more pictures
-    prompts = [p for p, _ in drawn]; targets = [r.split('<answer>')[1].removesuffix('</answer>') for _, r in drawn]
-    print(f"{m}, {len(prompts)} probes, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), torch {torch.__version__} with {torch.get_num_threads()} threads, batch size 64")
-    said = dict(once='batched', what='outputs')
-    compare('generation', len(prompts), args.rounds, lambda: generate_singly(m, prompts, world), lambda: [c.text for c in answer(m, prompts, world)], **said)
-    compare('teacher-forced scoring', len(prompts), args.rounds, lambda: score_singly(m, prompts, targets, world), lambda: teacher_forced(m, prompts, targets, world), **said)
+    drawn = [getattr(lessons, k)() for k in SKILLS for _ in range(-(-args.n // len(SKILLS)))][
+        : args.n
+    ]  # every skill alike: with no, one and more pictures
+    prompts = [p for p, _ in drawn]
+    targets = [r.split("<answer>")[1].removesuffix("</answer>") for _, r in drawn]
+    print(
+        f"{m}, {len(prompts)} probes, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), torch {torch.__version__} with {torch.get_num_threads()} threads, batch size 64"
+    )
+    said = dict(once="batched", what="outputs")
+    compare(
+        "generation",
+        len(prompts),
+        args.rounds,
+        lambda: generate_singly(m, prompts, world),
+        lambda: [c.text for c in answer(m, prompts, world)],
+        **said,
+    )
+    compare(
+        "teacher-forced scoring",
+        len(prompts),
+        args.rounds,
+        lambda: score_singly(m, prompts, targets, world),
+        lambda: teacher_forced(m, prompts, targets, world),
+        **said,
+    )
 
 
-if __name__ == '__main__': main()
+if __name__ == "__main__":
+    main()

@@ -9,11 +9,21 @@ __all__ = ['DATA', 'ProbeKind', 'CraneError', 'project_root', 'stage_dir', 'in_b
            'versions', 'git_state', 'made_by', 'share']
 
 # %% ../nbs/00_core.ipynb #f90d8297
-import hashlib, json, os, platform, re, subprocess, sys, tempfile, unicodedata, warnings
+import hashlib
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import unicodedata
+import warnings
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 # %% ../nbs/00_core.ipynb #729d185e
@@ -21,296 +31,384 @@ class CraneError(Exception):
     "A mistake that the user can put right; its text is one sentence that says how."
 
 # %% ../nbs/00_core.ipynb #ba7a6596
-def project_root() -> Path: # Folder that holds `settings.ini`, or the current folder outside a checkout
+def project_root() -> Path:  # Folder that holds `settings.ini`, or the current folder outside a checkout
     "The nearest folder upwards that holds `settings.ini`."
     here = Path.cwd()
-    return next((p for p in (here, *here.parents) if (p/'settings.ini').exists()), here)
+    return next((p for p in (here, *here.parents) if (p / "settings.ini").exists()), here)
 
 # %% ../nbs/00_core.ipynb #18f05696
-DATA = Path(__file__).parent/'data' if '__file__' in globals() else project_root()/'crane'/'data' # what ships with the package
+DATA = (
+    Path(__file__).parent / "data" if "__file__" in globals() else project_root() / "crane" / "data"
+)  # what ships with the package
 _told = set()
 
+
 def stage_dir(
-    run:str,   # Name of the run, usually the profile: `smoke`, `pocket`
-    stage:str, # Name of the stage's notebook, such as `02_model`
-    make:bool=True, # Make the folder if it is missing: to write; a reader takes what ships instead, if it ships
-) -> Path: # `runs/<run>/<stage>` under the project's root, or the shipped copy
+    run: str,  # Name of the run, usually the profile: `smoke`, `pocket`
+    stage: str,  # Name of the stage's notebook, such as `02_model`
+    make: bool = True,  # Make the folder if it is missing: to write; a reader takes what ships instead, if it ships
+) -> Path:  # `runs/<run>/<stage>` under the project's root, or the shipped copy
     "The folder in which one stage of one run keeps its files."
-    if not re.fullmatch(r'[\w.-]+', run): raise CraneError(f"run {run!r} is not a plain name: use letters, digits, '.', '_' and '-'.")
-    d, copy = project_root()/'runs'/run/stage, DATA/run/stage
-    if make: d.mkdir(parents=True, exist_ok=True)
-    elif not d.exists() and copy.exists() and not in_batch(): _say_shipped(run, stage); return copy
+    if not re.fullmatch(r"[\w.-]+", run):
+        raise CraneError(f"run {run!r} is not a plain name: use letters, digits, '.', '_' and '-'.")
+    d, copy = project_root() / "runs" / run / stage, DATA / run / stage
+    if make:
+        d.mkdir(parents=True, exist_ok=True)
+    elif not d.exists() and copy.exists() and not in_batch():
+        _say_shipped(run, stage)
+        return copy
     return d
+
 
 def in_batch() -> bool:
     "Whether the notebook is run by the batch, which sets `CRANE_BATCH`, and not by a reader."
-    return bool(os.environ.get('CRANE_BATCH'))
+    return bool(os.environ.get("CRANE_BATCH"))
+
 
 def _say_shipped(run, stage):
-    if (run, stage) not in _told: print(f"{stage} has not been run here: taking what ships with the package (run '{run}', commit {(json.loads((DATA/run/'about.json').read_text())['commit'] or 'unknown')[:8]})")
+    if (run, stage) not in _told:
+        print(
+            f"{stage} has not been run here: taking what ships with the package (run '{run}', commit {(json.loads((DATA / run / 'about.json').read_text())['commit'] or 'unknown')[:8]})"
+        )
     _told.add((run, stage))
 
 # %% ../nbs/00_core.ipynb #11ec67a8
-warnings.filterwarnings('ignore', message='IProgress not found') # a bar of text does
+warnings.filterwarnings("ignore", message="IProgress not found")  # a bar of text does
 
 _bars = []
 
+
 def progress(
-    items, # What is gone through; with a length, if the end shall be known
-    what:str, # What they are, such as `traces`
-): # The items, one after another
+    items,  # What is gone through; with a length, if the end shall be known
+    what: str,  # What they are, such as `traces`
+):  # The items, one after another
     "Go through items behind a bar that appears after five seconds and goes when it is done; in a batch, or inside another one, without."
-    if in_batch() or _bars: yield from items; return
+    if in_batch() or _bars:
+        yield from items
+        return
     from tqdm.auto import tqdm
+
     _bars.append(what)
-    try: yield from tqdm(items, desc=what, delay=5, leave=False, file=sys.stdout if 'ipykernel' in sys.modules else None) # errors have a red ground in notebooks
-    finally: _bars.pop()
+    try:
+        yield from tqdm(
+            items, desc=what, delay=5, leave=False, file=sys.stdout if "ipykernel" in sys.modules else None
+        )  # errors have a red ground in notebooks
+    finally:
+        _bars.pop()
 
 # %% ../nbs/00_core.ipynb #f9ccdd32
 def write_atomic(
-    path:str|Path,   # Where the file shall stand
-    data:bytes|str,  # Its whole content; text is written as UTF-8
-    durable:bool=False, # Return only when the disk has it
-) -> Path: # The path
+    path: str | Path,  # Where the file shall stand
+    data: bytes | str,  # Its whole content; text is written as UTF-8
+    durable: bool = False,  # Return only when the disk has it
+) -> Path:  # The path
     "Write a file so that no reader ever sees half of it."
-    path = Path(path); path.parent.mkdir(parents=True, exist_ok=True)
-    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.')
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(fd, 'wb') as f:
+        with os.fdopen(fd, "wb") as f:
             f.write(data.encode() if isinstance(data, str) else data)
-            if durable: f.flush(); os.fsync(f.fileno())
+            if durable:
+                f.flush()
+                os.fsync(f.fileno())
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
-        if durable: _sync(path.parent) # its name, too
-    finally: Path(tmp).unlink(missing_ok=True)
+        if durable:
+            _sync(path.parent)  # its name, too
+    finally:
+        Path(tmp).unlink(missing_ok=True)
     return path
 
-def _sync(folder:Path):
+
+def _sync(folder: Path):
     fd = os.open(folder, os.O_RDONLY)
-    try: os.fsync(fd)
-    finally: os.close(fd)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 # %% ../nbs/00_core.ipynb #f8d5ff78
-def write_json(path:str|Path, obj) -> Path:
+def write_json(path: str | Path, obj) -> Path:
     "Write `obj` as JSON, atomically, keys sorted so that equal content gives equal bytes."
-    return write_atomic(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False)+'\n')
+    return write_atomic(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
 
 # %% ../nbs/00_core.ipynb #b5ab987d
 def _stage_text(path):
-    if not path.exists(): raise CraneError(f"{path} is missing: run the notebook that writes it ({path.parent.name}) first.")
+    if not path.exists():
+        raise CraneError(f"{path} is missing: run the notebook that writes it ({path.parent.name}) first.")
     return path.read_text()
 
-def read_json(path:str|Path):
+
+def read_json(path: str | Path):
     "Read a JSON file; a missing or damaged one is a `CraneError` that names it."
     path = Path(path)
-    try: return json.loads(_stage_text(path))
-    except ValueError as e: raise CraneError(f"{path} is not valid JSON ({e}): delete it and run {path.parent.name} again.")
+    try:
+        return json.loads(_stage_text(path))
+    except ValueError as e:
+        raise CraneError(f"{path} is not valid JSON ({e}): delete it and run {path.parent.name} again.")
 
 # %% ../nbs/00_core.ipynb #8de48463
-def write_jsonl(path:str|Path, rows:list[dict]) -> Path:
+def write_jsonl(path: str | Path, rows: list[dict]) -> Path:
     "Write one JSON object a line, atomically."
-    return write_atomic(path, ''.join(json.dumps(r, sort_keys=True, ensure_ascii=False)+'\n' for r in rows))
+    return write_atomic(path, "".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in rows))
 
 # %% ../nbs/00_core.ipynb #c666badb
-def read_jsonl(path:str|Path) -> list[dict]:
+def read_jsonl(path: str | Path) -> list[dict]:
     "Read one JSON object a line; a damaged line is a `CraneError` that gives its number."
     path, rows = Path(path), []
     for i, line in enumerate(_stage_text(path).splitlines(), 1):
-        try: rows.append(json.loads(line))
-        except ValueError: raise CraneError(f"{path} line {i} is not valid JSON: delete the file and run {path.parent.name} again.")
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            raise CraneError(f"{path} line {i} is not valid JSON: delete the file and run {path.parent.name} again.")
     return rows
 
 # %% ../nbs/00_core.ipynb #9154dec3
-def sha256_file(path:str|Path) -> str:
+def sha256_file(path: str | Path) -> str:
     "Hex SHA-256 of a file's bytes."
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 # %% ../nbs/00_core.ipynb #2cea972c
 def shipped(
-    name:str, # File name below `crane/data`
-) -> Path: # The path, after its hash was compared
+    name: str,  # File name below `crane/data`
+) -> Path:  # The path, after its hash was compared
     "Path of a file that ships with the package, checked against `crane/data/SHA256SUMS.json`."
-    path, sums = DATA/name, read_json(DATA/'SHA256SUMS.json')
-    if name not in sums: raise CraneError(f"{name} is not among the shipped files: {', '.join(sorted(sums))}.")
-    if not path.exists(): raise CraneError(f"{path} is missing: restore it with 'git checkout -- {path.name}' or install the package again.")
-    if sha256_file(path) != sums[name]: raise CraneError(f"{path} is damaged (its sha256 is not the recorded one): restore it with 'git checkout' or install the package again.")
+    path, sums = DATA / name, read_json(DATA / "SHA256SUMS.json")
+    if name not in sums:
+        raise CraneError(f"{name} is not among the shipped files: {', '.join(sorted(sums))}.")
+    if not path.exists():
+        raise CraneError(
+            f"{path} is missing: restore it with 'git checkout -- {path.name}' or install the package again."
+        )
+    if sha256_file(path) != sums[name]:
+        raise CraneError(
+            f"{path} is damaged (its sha256 is not the recorded one): restore it with 'git checkout' or install the package again."
+        )
     return path
 
 # %% ../nbs/00_core.ipynb #fa00dd93
 def record_shipped(
-    *names:str, # Files below `crane/data` that were just rebuilt
+    *names: str,  # Files below `crane/data` that were just rebuilt
 ) -> None:
     "Record the hashes of rebuilt files in `crane/data/SHA256SUMS.json`."
-    sums = DATA/'SHA256SUMS.json'
+    sums = DATA / "SHA256SUMS.json"
     old = read_json(sums) if sums.exists() else {}
-    write_json(sums, old | {n: sha256_file(DATA/n) for n in names})
+    write_json(sums, old | {n: sha256_file(DATA / n) for n in names})
 
 # %% ../nbs/00_core.ipynb #14f90440
 class Record(BaseModel):
     "Base of all records: frozen, no unknown fields."
-    model_config = ConfigDict(extra='forbid', frozen=True)
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 # %% ../nbs/00_core.ipynb #ec082caa
 class Edit(Record):
     "One changed fact."
-    id:str                       # Stable name, unique within a benchmark
-    modality:Literal['visual','textual'] # Whether the edited fact is tied to an image
-    relation:str                 # What is asked about the subject, such as `country` (of a flag) or `capital`
-    subject:str                  # Subject entity (code)
-    subject_name:str             # Its name, as a note or a question writes it
-    target:str                   # Target entity (code): the one the subject is edited to be
-    question:str                 # The edited question
-    image:str|None = None        # Key of the edit's image, `artist/code`; None for a textual edit
-    target_old:str               # What the base model holds
-    target_old_aliases:list[str] = []
-    target_new:str               # What the edited model shall say
-    aliases:list[str] = []       # Other spellings of `target_new`
-    source:str = ''              # Where the edit comes from: data set, split, record
+
+    id: str  # Stable name, unique within a benchmark
+    modality: Literal["visual", "textual"]  # Whether the edited fact is tied to an image
+    relation: str  # What is asked about the subject, such as `country` (of a flag) or `capital`
+    subject: str  # Subject entity (code)
+    subject_name: str  # Its name, as a note or a question writes it
+    target: str  # Target entity (code): the one the subject is edited to be
+    question: str  # The edited question
+    image: str | None = None  # Key of the edit's image, `artist/code`; None for a textual edit
+    target_old: str  # What the base model holds
+    target_old_aliases: list[str] = []
+    target_new: str  # What the edited model shall say
+    aliases: list[str] = []  # Other spellings of `target_new`
+    source: str = ""  # Where the edit comes from: data set, split, record
 
 # %% ../nbs/00_core.ipynb #a065f5f5
-ProbeKind = Literal['exact','text_rephrase','image_rephrase','both_rephrase','multi_hop','text_locality','image_locality']
+ProbeKind = Literal[
+    "exact", "text_rephrase", "image_rephrase", "both_rephrase", "multi_hop", "text_locality", "image_locality"
+]
+
 
 class Probe(Record):
     "One question put to the edited model."
-    id:str
-    edit_id:str
-    kind:ProbeKind
-    question:str
-    image:str|None = None     # Key of the probe's image; None for a text question
-    answer:str                # The right answer after the edit
-    aliases:list[str] = []    # Other spellings of `answer`
-    chain:list[list[str]] = [] # Bridge entities in chain order, each a list of spellings
-    edit_names:list[str]      # Spellings of the edit's target: what grounds an edit, and what leaks out of scope
-    old_names:list[str] = []  # Spellings of the old answer and of the entity it came from
-    tags:list[str] = []       # Such as `far`, `look-alike`, `near`
-    hops:int = 0              # Facts between the edited one and the answer; 0 unless `multi_hop`
-    path:list[tuple[str,str,str]] = [] # Facts (relation, subject, value) that lead from the question to the answer, after the edit
-    also:list[str] = []       # Ids of other edits that must be made too
-    source:str = ''           # As of the edit
+
+    id: str
+    edit_id: str
+    kind: ProbeKind
+    question: str
+    image: str | None = None  # Key of the probe's image; None for a text question
+    answer: str  # The right answer after the edit
+    aliases: list[str] = []  # Other spellings of `answer`
+    chain: list[list[str]] = []  # Bridge entities in chain order, each a list of spellings
+    edit_names: list[str]  # Spellings of the edit's target: what grounds an edit, and what leaks out of scope
+    old_names: list[str] = []  # Spellings of the old answer and of the entity it came from
+    tags: list[str] = []  # Such as `far`, `look-alike`, `near`
+    hops: int = 0  # Facts between the edited one and the answer; 0 unless `multi_hop`
+    path: list[
+        tuple[str, str, str]
+    ] = []  # Facts (relation, subject, value) that lead from the question to the answer, after the edit
+    also: list[str] = []  # Ids of other edits that must be made too
+    source: str = ""  # As of the edit
 
 # %% ../nbs/00_core.ipynb #9d5d8d5f
 def read_records(
-    cls:type[Record], # `Edit` or `Probe`
-    path:str|Path,    # JSONL file
+    cls: type[Record],  # `Edit` or `Probe`
+    path: str | Path,  # JSONL file
 ) -> list[Record]:
     "Read records from JSONL; a wrong record is a `CraneError` that names file, line and field."
     out = []
     for i, row in enumerate(read_jsonl(path), 1):
-        try: out.append(cls(**row))
+        try:
+            out.append(cls(**row))
         except ValidationError as e:
             err = e.errors()[0]
-            raise CraneError(f"{path} line {i}, field {'.'.join(map(str, err['loc']))!r}: {err['msg'].lower()}; mend that {cls.__name__} record.")
+            raise CraneError(
+                f"{path} line {i}, field {'.'.join(map(str, err['loc']))!r}: {err['msg'].lower()}; mend that {cls.__name__} record."
+            )
     return out
 
 # %% ../nbs/00_core.ipynb #505d0ba6
 def normalize(
-    s:str, # Any text
-) -> str: # Lower case, no accents, punctuation as single spaces, no leading article
+    s: str,  # Any text
+) -> str:  # Lower case, no accents, punctuation as single spaces, no leading article
     "Normal form in which answers and names are compared."
-    s = ''.join(c for c in unicodedata.normalize('NFKD', s) if not unicodedata.combining(c)).casefold()
-    s = re.sub(r"[^\w+.]+", ' ', s.replace('&', ' and '))
-    s = re.sub(r'\.(?!\w)', ' ', s)
-    return re.sub(r'^((the|an?) )+(?=.)', '', ' '.join(s.split()))
+    s = "".join(c for c in unicodedata.normalize("NFKD", s) if not unicodedata.combining(c)).casefold()
+    s = re.sub(r"[^\w+.]+", " ", s.replace("&", " and "))
+    s = re.sub(r"\.(?!\w)", " ", s)
+    return re.sub(r"^((the|an?) )+(?=.)", "", " ".join(s.split()))
 
 # %% ../nbs/00_core.ipynb #e9a5d3a7
 def mentions(
-    text:str,             # Where to look
-    names:list[str],      # Spellings of one entity
-    mask:list[str]=(),    # Longer names to blank out first, such as `Equatorial Guinea` when looking for `Guinea`
-) -> bool: # True if any spelling stands in the text
+    text: str,  # Where to look
+    names: list[str],  # Spellings of one entity
+    mask: list[str] = (),  # Longer names to blank out first, such as `Equatorial Guinea` when looking for `Guinea`
+) -> bool:  # True if any spelling stands in the text
     "Whether a text names an entity, at word boundaries, after normalising."
     return find_name(text, names, mask) >= 0
 
-def find_name(text:str, names:list[str], mask:list[str]=()) -> int: # Position in the normal form of the text; -1 if absent
+
+def find_name(
+    text: str, names: list[str], mask: list[str] = ()
+) -> int:  # Position in the normal form of the text; -1 if absent
     "Where a text first names an entity."
-    t, keys = f' {normalize(text)} ', [k for n in names if (k := normalize(n))]
+    t, keys = f" {normalize(text)} ", [k for n in names if (k := normalize(n))]
     for m in sorted((normalize(m) for m in mask), key=len, reverse=True):
-        if any(k in m and k != m for k in keys): t = t.replace(f' {m} ', f" {'#'*len(m)} ")
-    return min((i for k in keys if (i := t.find(f' {k} ')) >= 0), default=-1)
+        if any(k in m and k != m for k in keys):
+            t = t.replace(f" {m} ", f" {'#' * len(m)} ")
+    return min((i for k in keys if (i := t.find(f" {k} ")) >= 0), default=-1)
 
 # %% ../nbs/00_core.ipynb #3ecdc8bb
 class Trace(Record):
     "A parsed completion."
-    text:str          # The completion as generated
-    think:str         # The chain of thought, empty if none was found
-    answer:str        # The answer, empty if none was found
-    well_formed:bool
-    fault:str = ''    # Why it is not well-formed, empty if it is
+
+    text: str  # The completion as generated
+    think: str  # The chain of thought, empty if none was found
+    answer: str  # The answer, empty if none was found
+    well_formed: bool
+    fault: str = ""  # Why it is not well-formed, empty if it is
 
 # %% ../nbs/00_core.ipynb #d294a526
-_THINK, _ANSWER = ('<think>','</think>'), ('<answer>','</answer>')
+_THINK, _ANSWER = ("<think>", "</think>"), ("<answer>", "</answer>")
+
 
 def _fault(text, ended):
     o, c = (text.count(t) for t in _THINK)
-    if o == c == 0: return 'no think tags'
-    if o > 1 or c > 1: return 'repeated think tags'
-    if c == 0: return 'think not closed'
-    if o == 0 or text.index(_THINK[0]) > text.index(_THINK[1]): return 'think tags out of order'
+    if o == c == 0:
+        return "no think tags"
+    if o > 1 or c > 1:
+        return "repeated think tags"
+    if c == 0:
+        return "think not closed"
+    if o == 0 or text.index(_THINK[0]) > text.index(_THINK[1]):
+        return "think tags out of order"
     before, rest = text.split(_THINK[0])
     think, after = rest.split(_THINK[1])
-    if before.strip(): return 'text before think'
-    if not think.strip() or any(t in think for t in _ANSWER): return 'answer inside think' if think.strip() else 'empty think'
-    return _answer_fault(after) or ('' if ended else 'no end')
+    if before.strip():
+        return "text before think"
+    if not think.strip() or any(t in think for t in _ANSWER):
+        return "answer inside think" if think.strip() else "empty think"
+    return _answer_fault(after) or ("" if ended else "no end")
+
 
 def _answer_fault(after):
     o, c = (after.count(t) for t in _ANSWER)
-    if o == c == 0: return '' if after.strip() else 'empty answer'
-    if (o, c) != (1, 1): return 'repeated answer tags' if max(o, c) > 1 else 'answer not closed'
-    m = re.fullmatch(r'\s*<answer>(.*)</answer>\s*', after, re.S)
-    if not m: return 'text around answer'
-    return '' if m[1].strip() else 'empty answer'
+    if o == c == 0:
+        return "" if after.strip() else "empty answer"
+    if (o, c) != (1, 1):
+        return "repeated answer tags" if max(o, c) > 1 else "answer not closed"
+    m = re.fullmatch(r"\s*<answer>(.*)</answer>\s*", after, re.S)
+    if not m:
+        return "text around answer"
+    return "" if m[1].strip() else "empty answer"
 
 # %% ../nbs/00_core.ipynb #2b6efc2d
 def parse_trace(
-    text:str,           # Completion as generated, special tokens such as EOS removed
-    ended:bool=True,    # Whether it ended by EOS and not by the length cap
-    opened:bool=False,  # Whether the chat template already wrote `<think>` (Qwen thinking models)
+    text: str,  # Completion as generated, special tokens such as EOS removed
+    ended: bool = True,  # Whether it ended by EOS and not by the length cap
+    opened: bool = False,  # Whether the chat template already wrote `<think>` (Qwen thinking models)
 ) -> Trace:
     "Take a completion apart into think and answer, and judge its form."
-    if opened: text = _THINK[0]+text
+    if opened:
+        text = _THINK[0] + text
     fault = _fault(text, ended)
-    think = re.search(r'<think>(.*?)(?:</think>|$)', text, re.S)
-    rest = text.rsplit(_THINK[1], 1)[-1] if _THINK[1] in text else re.sub(r'<think>.*', '', text, flags=re.S)
-    answer = re.search(r'<answer>(.*?)(?:</answer>|$)', rest, re.S)
-    return Trace(text=text, think=think[1].strip() if think else '', answer=(answer[1] if answer else rest).strip(), well_formed=not fault, fault=fault)
+    think = re.search(r"<think>(.*?)(?:</think>|$)", text, re.S)
+    rest = text.rsplit(_THINK[1], 1)[-1] if _THINK[1] in text else re.sub(r"<think>.*", "", text, flags=re.S)
+    answer = re.search(r"<answer>(.*?)(?:</answer>|$)", rest, re.S)
+    return Trace(
+        text=text,
+        think=think[1].strip() if think else "",
+        answer=(answer[1] if answer else rest).strip(),
+        well_formed=not fault,
+        fault=fault,
+    )
 
 # %% ../nbs/00_core.ipynb #878a0b4a
-def hardware() -> dict: # `cpu`, `cores`, `memory_bytes`
+def hardware() -> dict:  # `cpu`, `cores`, `memory_bytes`
     "Processor, cores in use and memory of this machine."
-    info = Path('/proc/cpuinfo')
-    model = re.search(r'model name\s*:\s*(.*)', info.read_text()) if info.exists() else None
-    return dict(cpu=model[1] if model else platform.machine(), cores=len(os.sched_getaffinity(0)), memory_bytes=os.sysconf('SC_PAGE_SIZE')*os.sysconf('SC_PHYS_PAGES'))
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*:\s*(.*)", info.read_text()) if info.exists() else None
+    return dict(
+        cpu=model[1] if model else platform.machine(),
+        cores=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+    )
 
-def versions() -> dict[str,str]:
+
+def versions() -> dict[str, str]:
     "Installed versions of Python and of the direct dependencies of this package."
     with suppress(metadata.PackageNotFoundError):
-        names = [re.match(r'[\w.-]+', r)[0] for r in metadata.requires('crane-companion') or []]
-        return dict(python=platform.python_version()) | {n:metadata.version(n) for n in names}
+        names = [re.match(r"[\w.-]+", r)[0] for r in metadata.requires("crane-companion") or []]
+        return dict(python=platform.python_version()) | {n: metadata.version(n) for n in names}
     return dict(python=platform.python_version())
 
-def git_state(root:Path) -> dict: # `commit` (None outside a repository) and `dirty`
+
+def git_state(root: Path) -> dict:  # `commit` (None outside a repository) and `dirty`
     "Commit of the checkout, and whether code in it differs from that commit."
-    git = lambda *a: subprocess.run(['git', '-C', str(root), *a], capture_output=True, text=True).stdout.strip()
+    git = lambda *a: subprocess.run(["git", "-C", str(root), *a], capture_output=True, text=True).stdout.strip()
     with suppress(FileNotFoundError):
-        return dict(commit=git('rev-parse', '--verify', '-q', 'HEAD') or None, dirty=bool(git('status', '--porcelain', '--', '.', ':!figures', ':!README.md')))
+        return dict(
+            commit=git("rev-parse", "--verify", "-q", "HEAD") or None,
+            dirty=bool(git("status", "--porcelain", "--", ".", ":!figures", ":!README.md")),
+        )
     return dict(commit=None, dirty=False)
 
-def made_by() -> dict: # `commit`, `dirty`, `versions`, `hardware`
+
+def made_by() -> dict:  # `commit`, `dirty`, `versions`, `hardware`
     "What makes results here and now."
     return git_state(project_root()) | dict(versions=versions(), hardware=hardware())
 
 # %% ../nbs/00_core.ipynb #82eb3f90
 def share(
-    values:list[float],  # One value a probe, 0…1
-    groups:list[str],    # The edit of each probe
-    n_boot:int=2000,     # Bootstrap draws
-    seed:int=0,
-) -> dict: # `value`, `lo`, `hi` (95 %), `n` probes
+    values: list[float],  # One value a probe, 0…1
+    groups: list[str],  # The edit of each probe
+    n_boot: int = 2000,  # Bootstrap draws
+    seed: int = 0,
+) -> dict:  # `value`, `lo`, `hi` (95 %), `n` probes
     "A mean with its 95 % bootstrap interval over edits (percentile method; our choice)."
     import numpy as np
-    if not len(values): return dict(value=None, lo=None, hi=None, n=0)
-    _, g = np.unique(groups, return_inverse=True); v = np.asarray(values, float)
+
+    if not len(values):
+        return dict(value=None, lo=None, hi=None, n=0)
+    _, g = np.unique(groups, return_inverse=True)
+    v = np.asarray(values, float)
     total, count = np.bincount(g, v), np.bincount(g)
     draw = np.random.default_rng(seed).integers(0, len(count), (n_boot, len(count)))
-    lo, hi = np.quantile(total[draw].sum(1)/count[draw].sum(1), [.025, .975])
+    lo, hi = np.quantile(total[draw].sum(1) / count[draw].sum(1), [0.025, 0.975])
     return dict(value=float(v.mean()), lo=float(lo), hi=float(hi), n=len(v))

@@ -8,51 +8,84 @@ __all__ = ['how_broken', 'loops', 'sentences', 'unsure', 'stance', 'grounding', 
            'multi_hop_probe', 'three_probes', 'held', 'judge_rows', 'surface', 'examples', 'most', 'corner']
 
 # %% ../nbs/04_failure_modes.ipynb #5760b558
-import random, re
-from .core import *
-from .world import *
-from .model import *
-from .editors import *
+import random
+import re
+
+from .core import CraneError, Edit, Probe, Trace, find_name, mentions, normalize, parse_trace
+from .editors import edit_prompt
+from .model import MLLM, answer
+from .questions import ask, edit_names
+from .world import HELD_OUT_ARTIST, World, known_facts
 
 # %% ../nbs/04_failure_modes.ipynb #f9289e81
-_BROKE = {'': '', 'no think tags':'no tags', 'think not closed':'unclosed', 'answer not closed':'unclosed', 'empty think':'empty', 'empty answer':'empty', 'no end':'no end',
-          'repeated think tags':'repeated', 'repeated answer tags':'repeated', 'think tags out of order':'misplaced', 'text before think':'misplaced', 'answer inside think':'misplaced', 'text around answer':'misplaced'}
+_BROKE = {
+    "": "",
+    "no think tags": "no tags",
+    "think not closed": "unclosed",
+    "answer not closed": "unclosed",
+    "empty think": "empty",
+    "empty answer": "empty",
+    "no end": "no end",
+    "repeated think tags": "repeated",
+    "repeated answer tags": "repeated",
+    "think tags out of order": "misplaced",
+    "text before think": "misplaced",
+    "answer inside think": "misplaced",
+    "text around answer": "misplaced",
+}
+
 
 def how_broken(
-    trace:Trace,
-) -> str: # `no tags`, `unclosed`, `empty`, `repeated`, `no end`, `misplaced`; empty if well-formed
+    trace: Trace,
+) -> str:  # `no tags`, `unclosed`, `empty`, `repeated`, `no end`, `misplaced`; empty if well-formed
     "The way in which a trace lost its form."
     return _BROKE[trace.fault]
 
 # %% ../nbs/04_failure_modes.ipynb #363b10f2
 def loops(
-    trace:Trace,
-    longest:int=60, # Characters of the longest piece that is looked for
+    trace: Trace,
+    longest: int = 60,  # Characters of the longest piece that is looked for
 ) -> bool:
     "Whether a broken trace ends in a loop."
     t = trace.text.rstrip()
-    same = lambda p, n: len(t) >= n and t[-n:-p] == t[p-n:]
-    return not trace.well_formed and any(same(p, max(6*p, 30)) for p in range(1, longest+1))
+    same = lambda p, n: len(t) >= n and t[-n:-p] == t[p - n :]
+    return not trace.well_formed and any(same(p, max(6 * p, 30)) for p in range(1, longest + 1))
 
 # %% ../nbs/04_failure_modes.ipynb #0738639f
-_DENIAL = re.compile(r"\b(not|never|no longer|cannot|ignore|irrelevant|unrelated|incorrect|wrong|mistaken|false|contradicts?|disagrees?|\w+n't)\b", re.I)
-_THE_EDIT = re.compile(r'\b(notes?|edits?|statements?|contexts?|claims?|appl(?:y|ies))\b', re.I)
-_CONCESSION = re.compile(r'\b(looks? like|resembles?|appears?|seems?|usually|normally|formerly|used to|originally|although|even though|despite|instead of|rather than)\b', re.I)
+_DENIAL = re.compile(
+    r"\b(not|never|no longer|cannot|ignore|irrelevant|unrelated|incorrect|wrong|mistaken|false|contradicts?|disagrees?|\w+n't)\b",
+    re.I,
+)
+_THE_EDIT = re.compile(r"\b(notes?|edits?|statements?|contexts?|claims?|appl(?:y|ies))\b", re.I)
+_CONCESSION = re.compile(
+    r"\b(looks? like|resembles?|appears?|seems?|usually|normally|formerly|used to|originally|although|even though|despite|instead of|rather than)\b",
+    re.I,
+)
+
 
 def sentences(
-    chain:str, # A chain of thought
-) -> list[str]: # Clauses: sentences, cut again at `but` and at a semicolon
+    chain: str,  # A chain of thought
+) -> list[str]:  # Clauses: sentences, cut again at `but` and at a semicolon
     "Cut a chain into clauses."
-    return [s.strip() for s in re.split(r'(?<=[.!?])\s+|;\s*|,?\s+but\s+|\n+', chain) if s.strip()]
+    return [s.strip() for s in re.split(r"(?<=[.!?])\s+|;\s*|,?\s+but\s+|\n+", chain) if s.strip()]
 
 # %% ../nbs/04_failure_modes.ipynb #5e2608c5
-_HEDGE = re.compile(r"\b(may|might|could|would|perhaps|maybe|possibl[ey]|probably|likely|unlikely|presumably|suspect|suggests?|necessarily|unsure|whether|unless|assuming|suppos\w+|according to"
-                    r"|I (?:think|guess|believe|doubt)|(?<!even )if)\b|(?:\bnot|n't|\bcannot) (?:sure|certain|clear|know|tell)\b|\?", re.I)
-_TWICE = re.compile(r"(?:\b(?:not|never|cannot|no longer)|n't)\s+(?:\w+\s+){0,2}(?:not|never|cannot|ignored?|irrelevant|unrelated|incorrect|wrong|mistaken|false|contradict|disagree)\b", re.I)
-_REPORTED = re.compile(r'\b(says?|said|asserts?|claims|claimed|tells?|told|reads|reports?|states? that|either|or)\b|["“”«»]', re.I)
+_HEDGE = re.compile(
+    r"\b(may|might|could|would|perhaps|maybe|possibl[ey]|probably|likely|unlikely|presumably|suspect|suggests?|necessarily|unsure|whether|unless|assuming|suppos\w+|according to"
+    r"|I (?:think|guess|believe|doubt)|(?<!even )if)\b|(?:\bnot|n't|\bcannot) (?:sure|certain|clear|know|tell)\b|\?",
+    re.I,
+)
+_TWICE = re.compile(
+    r"(?:\b(?:not|never|cannot|no longer)|n't)\s+(?:\w+\s+){0,2}(?:not|never|cannot|ignored?|irrelevant|unrelated|incorrect|wrong|mistaken|false|contradict|disagree)\b",
+    re.I,
+)
+_REPORTED = re.compile(
+    r'\b(says?|said|asserts?|claims|claimed|tells?|told|reads|reports?|states? that|either|or)\b|["“”«»]', re.I
+)
+
 
 def unsure(
-    clause:str,
+    clause: str,
 ) -> bool:
     "Whether a clause hedges, asks, sets a condition or denies a denial."
     return bool(_HEDGE.search(clause) or _TWICE.search(clause))
@@ -60,177 +93,283 @@ def unsure(
 # %% ../nbs/04_failure_modes.ipynb #95a3a119
 def _part(part, new, old):
     is_new, is_old = mentions(part, new, mask=old), mentions(part, old, mask=new)
-    if is_new and is_old: return 'unclear'
-    if _DENIAL.search(part): return 'rejects' if not is_old and (is_new or _THE_EDIT.search(part)) else ''
-    if not is_new and (not is_old or _CONCESSION.search(part)): return ''
-    return 'reports' if _REPORTED.search(part) or _CONCESSION.search(part) else 'affirms' if is_new else 'contradicts'
+    if is_new and is_old:
+        return "unclear"
+    if _DENIAL.search(part):
+        return "rejects" if not is_old and (is_new or _THE_EDIT.search(part)) else ""
+    if not is_new and (not is_old or _CONCESSION.search(part)):
+        return ""
+    return "reports" if _REPORTED.search(part) or _CONCESSION.search(part) else "affirms" if is_new else "contradicts"
 
 # %% ../nbs/04_failure_modes.ipynb #37baf399
-_TURN = re.compile(r',\s*|\s+(?=(?:so|therefore|thus|hence|and not|instead of|rather than|although|even though|though|despite)\b)', re.I)
-_APPLIES = re.compile(r'\bappl(?:y|ies)\b', re.I)
+_TURN = re.compile(
+    r",\s*|\s+(?=(?:so|therefore|thus|hence|and not|instead of|rather than|although|even though|though|despite)\b)",
+    re.I,
+)
+_APPLIES = re.compile(r"\bappl(?:y|ies)\b", re.I)
+
 
 def stance(
-    sentence:str,
-    new:list[str], # Spellings of the edit's target
-    old:list[str], # Spellings of what stood before
-) -> str: # `affirms`, `rejects`, `contradicts`, `unclear` or empty
+    sentence: str,
+    new: list[str],  # Spellings of the edit's target
+    old: list[str],  # Spellings of what stood before
+) -> str:  # `affirms`, `rejects`, `contradicts`, `unclear` or empty
     "What one clause does to an edit."
-    for n in [*new, *old]: sentence = sentence.replace(n, n.replace(',', '')) # `Korea, Republic of` is not cut
-    says, parts = _part(sentence, new, old), {_part(p, new, old) for p in _TURN.split(sentence)} - {'', 'reports'}
-    if 'rejects' in parts: says = 'rejects'
-    elif says == 'rejects': says = 'rejects' if _THE_EDIT.search(sentence) and not _APPLIES.search(sentence) else 'unclear'
-    elif says in ('unclear', 'reports'): says = parts.pop() if len(parts) == 1 else 'unclear'
-    return 'unclear' if says and unsure(sentence) else says
+    for n in [*new, *old]:
+        sentence = sentence.replace(n, n.replace(",", ""))  # `Korea, Republic of` is not cut
+    says, parts = _part(sentence, new, old), {_part(p, new, old) for p in _TURN.split(sentence)} - {"", "reports"}
+    if "rejects" in parts:
+        says = "rejects"
+    elif says == "rejects":
+        says = "rejects" if _THE_EDIT.search(sentence) and not _APPLIES.search(sentence) else "unclear"
+    elif says in ("unclear", "reports"):
+        says = parts.pop() if len(parts) == 1 else "unclear"
+    return "unclear" if says and unsure(sentence) else says
 
 # %% ../nbs/04_failure_modes.ipynb #b52be360
 def grounding(
-    stances:list[str], # Of the clauses of a well-formed chain, in order
-) -> str: # `yes`, `no` or `unclear`
+    stances: list[str],  # Of the clauses of a well-formed chain, in order
+) -> str:  # `yes`, `no` or `unclear`
     "Whether a chain commits to the edit."
-    if 'rejects' in stances or 'contradicts' in stances: return 'no'
+    if "rejects" in stances or "contradicts" in stances:
+        return "no"
     said = [s for s in stances if s]
-    return 'no' if not said else 'yes' if said[-1] == 'affirms' else 'unclear'
+    return "no" if not said else "yes" if said[-1] == "affirms" else "unclear"
 
 # %% ../nbs/04_failure_modes.ipynb #b37b7c72
-_NUMBERED = re.compile(r'\b(first|second|third|fourth|fifth|last|other)\s+(notes?|edits?|statements?|contexts?|claims?)\b', re.I)
+_NUMBERED = re.compile(
+    r"\b(first|second|third|fourth|fifth|last|other)\s+(notes?|edits?|statements?|contexts?|claims?)\b", re.I
+)
+
 
 def clause_stances(
-    chain:str,      # A chain of thought
-    new:list[str], old:list[str], # As of `stance`
-) -> list[tuple[str,str]]: # Each clause's stance, and the clause
+    chain: str,  # A chain of thought
+    new: list[str],
+    old: list[str],  # As of `stance`
+) -> list[tuple[str, str]]:  # Each clause's stance, and the clause
     "What the clauses of a chain do to an edit; one that sets a note aside while another note is followed does nothing to it."
-    said = [(stance(s, new, old), s) for s in sentences(chain)]; weighed = lambda s: {n.lower() for n,_ in _NUMBERED.findall(s)} if _APPLIES.search(s) else set()
-    followed = {n for _,s in said if not _DENIAL.search(s) for n in weighed(s)}
-    return [('' if k == 'rejects' and followed and (ns := weighed(s)) and not ns & followed else k, s) for k,s in said]
+    said = [(stance(s, new, old), s) for s in sentences(chain)]
+    weighed = lambda s: {n.lower() for n, _ in _NUMBERED.findall(s)} if _APPLIES.search(s) else set()
+    followed = {n for _, s in said if not _DENIAL.search(s) for n in weighed(s)}
+    return [("" if k == "rejects" and followed and (ns := weighed(s)) and not ns & followed else k, s) for k, s in said]
 
 # %% ../nbs/04_failure_modes.ipynb #89ac2c8a
 def verdict(
-    trace:Trace,
-    probe:Probe,   # In scope of the edit
-) -> dict: # `FMT`, `AS`, `GS`, `dissonant`, `unclear`, `loops` and what the chain does as booleans; `broke`, `grounded`, the dissonant `sentence` and the `rule` that decided GS as text
+    trace: Trace,
+    probe: Probe,  # In scope of the edit
+) -> dict:  # `FMT`, `AS`, `GS`, `dissonant`, `unclear`, `loops` and what the chain does as booleans; `broke`, `grounded`, the dissonant `sentence` and the `rule` that decided GS as text
     "Judge the trace of an in-scope probe."
-    said = clause_stances(trace.think, probe.edit_names, probe.old_names); did = [k for k,_ in said]
+    said = clause_stances(trace.think, probe.edit_names, probe.old_names)
+    did = [k for k, _ in said]
     right = [probe.answer, *probe.aliases]
     ok = mentions(trace.answer, right) and not mentions(trace.answer, probe.old_names, mask=right)
-    grounded = grounding(did) if trace.well_formed else 'no'
-    against = next((s for x in ('rejects','contradicts') for k,s in said if k == x), '') if trace.well_formed else ''
-    return dict(FMT=trace.well_formed, AS=ok, GS=ok and grounded == 'yes', dissonant=bool(against), **{k:k in did for k in ('affirms','rejects','contradicts')},
-                broke=how_broken(trace), loops=loops(trace), grounded=grounded, unclear=grounded == 'unclear', sentence=against, rule=deciding_rule(trace, ok, grounded, did))
+    grounded = grounding(did) if trace.well_formed else "no"
+    against = next((s for x in ("rejects", "contradicts") for k, s in said if k == x), "") if trace.well_formed else ""
+    return dict(
+        FMT=trace.well_formed,
+        AS=ok,
+        GS=ok and grounded == "yes",
+        dissonant=bool(against),
+        **{k: k in did for k in ("affirms", "rejects", "contradicts")},
+        broke=how_broken(trace),
+        loops=loops(trace),
+        grounded=grounded,
+        unclear=grounded == "unclear",
+        sentence=against,
+        rule=deciding_rule(trace, ok, grounded, did),
+    )
+
 
 def deciding_rule(
-    trace:Trace,
-    ok:bool,         # Answer success
-    grounded:str,    # As of `grounding`
-    did:list[str],   # Stances of the clauses
-) -> str: # `form: …`, `answer: …`, `chain: …` or `grounded`
+    trace: Trace,
+    ok: bool,  # Answer success
+    grounded: str,  # As of `grounding`
+    did: list[str],  # Stances of the clauses
+) -> str:  # `form: …`, `answer: …`, `chain: …` or `grounded`
     "The first rule that a trace breaks on its way to Grounded Success."
-    if not trace.well_formed: return f'form: {trace.fault}'
-    if not ok: return 'answer: not the edited one alone'
-    return {'yes':'grounded', 'unclear':'chain: ends in doubt', 'no':'chain: '+next((f'{k} the edit' for k in ('rejects','contradicts') if k in did), 'never states the edit')}[grounded]
+    if not trace.well_formed:
+        return f"form: {trace.fault}"
+    if not ok:
+        return "answer: not the edited one alone"
+    return {
+        "yes": "grounded",
+        "unclear": "chain: ends in doubt",
+        "no": "chain: "
+        + next((f"{k} the edit" for k in ("rejects", "contradicts") if k in did), "never states the edit"),
+    }[grounded]
 
 # %% ../nbs/04_failure_modes.ipynb #0e028c85
 def internalisation(
-    rows:list[dict], # Verdicts of one edit under one method, each with its `kind`; rows without `GS` (out of scope) are passed over
-) -> tuple[str|None,list[str]]: # `deep`, `surface`, `none` or None, and the kinds that fail
+    rows: list[
+        dict
+    ],  # Verdicts of one edit under one method, each with its `kind`; rows without `GS` (out of scope) are passed over
+) -> tuple[str | None, list[str]]:  # `deep`, `surface`, `none` or None, and the kinds that fail
     "How deep an edit went."
-    rows = [r for r in rows if 'GS' in r]
-    kinds, fails = {r['kind'] for r in rows}, sorted({r['kind'] for r in rows if not r['GS']})
-    if 'exact' not in kinds or len(kinds) < 2: return None, fails
-    return 'none' if 'exact' in fails else 'surface' if fails else 'deep', fails
+    rows = [r for r in rows if "GS" in r]
+    kinds, fails = {r["kind"] for r in rows}, sorted({r["kind"] for r in rows if not r["GS"]})
+    if "exact" not in kinds or len(kinds) < 2:
+        return None, fails
+    return "none" if "exact" in fails else "surface" if fails else "deep", fails
 
 # %% ../nbs/04_failure_modes.ipynb #0a8481ac
 def mode(
-    v:dict, # A verdict
+    v: dict,  # A verdict
 ) -> str:
     "The failure mode of one trace, or `grounded`."
-    if not v['FMT']: return f"collapse: {v['broke']}"
-    if v['dissonant']: return 'dissonant'
-    if v['GS']: return 'grounded'
-    return 'unclear' if v['unclear'] else 'grounded, other answer' if v['grounded'] == 'yes' else 'not grounded'
+    if not v["FMT"]:
+        return f"collapse: {v['broke']}"
+    if v["dissonant"]:
+        return "dissonant"
+    if v["GS"]:
+        return "grounded"
+    return "unclear" if v["unclear"] else "grounded, other answer" if v["grounded"] == "yes" else "not grounded"
 
 # %% ../nbs/04_failure_modes.ipynb #5975b4f7
 def uses_bridges(
-    trace:Trace,
-    chain:list[list[str]], # Bridge entities in order, each a list of spellings
+    trace: Trace,
+    chain: list[list[str]],  # Bridge entities in order, each a list of spellings
 ) -> bool:
     "Whether the think names every bridge entity, in order, in clauses that do not deny."
-    rest = normalize(' '.join(s for s in sentences(trace.think) if not _DENIAL.search(s)))
+    rest = normalize(" ".join(s for s in sentences(trace.think) if not _DENIAL.search(s)))
     for names in chain:
         i = find_name(rest, names)
-        if i < 0: return False
+        if i < 0:
+            return False
         rest = rest[i:]
     return bool(chain)
 
 # %% ../nbs/04_failure_modes.ipynb #2a00c0c4
-def exact_probe(edit:Edit) -> Probe:
+def exact_probe(edit: Edit) -> Probe:
     "The edited question itself."
-    return Probe(id=f'{edit.id}/exact', edit_id=edit.id, kind='exact', question=edit.question, image=edit.image, answer=edit.target_new, aliases=edit.aliases,
-                 edit_names=[edit.target_new, *edit.aliases], old_names=[edit.target_old, *edit.target_old_aliases])
+    return Probe(
+        id=f"{edit.id}/exact",
+        edit_id=edit.id,
+        kind="exact",
+        question=edit.question,
+        image=edit.image,
+        answer=edit.target_new,
+        aliases=edit.aliases,
+        edit_names=[edit.target_new, *edit.aliases],
+        old_names=[edit.target_old, *edit.target_old_aliases],
+    )
 
-def varied(p:Probe, kind:str, **changes) -> Probe:
+
+def varied(p: Probe, kind: str, **changes) -> Probe:
     "The same probe with another question or picture."
-    return p.model_copy(update=dict(id=f'{p.edit_id}/{kind}', kind=kind) | changes)
+    return p.model_copy(update=dict(id=f"{p.edit_id}/{kind}", kind=kind) | changes)
 
-def image_rephrase_probe(edit:Edit, artist:str=HELD_OUT_ARTIST) -> Probe:
+
+def image_rephrase_probe(edit: Edit, artist: str = HELD_OUT_ARTIST) -> Probe:
     "The edited question about the same flag by another artist."
-    return varied(exact_probe(edit), 'image_rephrase', image=f'{artist}/{edit.subject}')
+    return varied(exact_probe(edit), "image_rephrase", image=f"{artist}/{edit.subject}")
 
 # %% ../nbs/04_failure_modes.ipynb #5f572117
-def hops(edit:Edit, world:World) -> list[str]:
+def hops(edit: Edit, world: World) -> list[str]:
     "Relations whose value tells the edited country from the true one."
     a, b = world[edit.subject].facts, known_facts(world, world[edit.target])
-    apart = lambda x,y: not mentions(x, [y]) and not mentions(y, [x])
+    apart = lambda x, y: not mentions(x, [y]) and not mentions(y, [x])
     return [r for r in b if r in a and apart(a[r], b[r]) and not mentions(b[r], edit_names(world[edit.target]))]
 
-def multi_hop_probe(edit:Edit, world:World, rng:random.Random, wording:str='train') -> Probe:
-    "A fact of the edited country, asked about the picture; the bridge is the edited country."
-    r = rng.choice(hops(edit, world)); p = exact_probe(edit)
-    return varied(p, 'multi_hop', question=ask('picture', rng, wording, r=r), answer=world[edit.target].facts[r], aliases=world[edit.target].fact_aliases.get(r, []), chain=[p.edit_names],
-                  old_names=[*p.old_names, world[edit.subject].facts[r]], tags=[r])
 
-def three_probes(edit:Edit, world:World, rng:random.Random) -> list[Probe]:
+def multi_hop_probe(edit: Edit, world: World, rng: random.Random, wording: str = "train") -> Probe:
+    "A fact of the edited country, asked about the picture; the bridge is the edited country."
+    r = rng.choice(hops(edit, world))
+    p = exact_probe(edit)
+    return varied(
+        p,
+        "multi_hop",
+        question=ask("picture", rng, wording, r=r),
+        answer=world[edit.target].facts[r],
+        aliases=world[edit.target].fact_aliases.get(r, []),
+        chain=[p.edit_names],
+        old_names=[*p.old_names, world[edit.subject].facts[r]],
+        tags=[r],
+    )
+
+
+def three_probes(edit: Edit, world: World, rng: random.Random) -> list[Probe]:
     "Exact, image rephrase, multi-hop."
     return [exact_probe(edit), image_rephrase_probe(edit), multi_hop_probe(edit, world, rng)]
 
 # %% ../nbs/04_failure_modes.ipynb #9ba249b5
-def held(m:MLLM, edits:list[Edit], world:World) -> list[Edit]:
+def held(m: MLLM, edits: list[Edit], world: World) -> list[Edit]:
     "The edits whose old answer the unedited model gives, well-formed, to the edited question."
     ts = [c.trace for c in answer(m, [edit_prompt(e) for e in edits], world)]
-    if edits and not any(t.well_formed for t in ts): raise CraneError(f"model {m.name!r} wrote no well-formed chain to any of {len(ts)} questions (the first: {ts[0].fault}): use a model that reasons in <think>…</think> before it answers.")
-    return [e for e,t in zip(edits, ts) if t.well_formed and mentions(t.answer, [e.target_old, *e.target_old_aliases])]
+    if edits and not any(t.well_formed for t in ts):
+        raise CraneError(
+            f"model {m.name!r} wrote no well-formed chain to any of {len(ts)} questions (the first: {ts[0].fault}): use a model that reasons in <think>…</think> before it answers."
+        )
+    return [e for e, t in zip(edits, ts) if t.well_formed and mentions(t.answer, [e.target_old, *e.target_old_aliases])]
 
 # %% ../nbs/04_failure_modes.ipynb #d75923d4
-def judge_rows(rows:list[dict], edits:list[Edit], probes:list[Probe]) -> list[dict]:
+def judge_rows(rows: list[dict], edits: list[Edit], probes: list[Probe]) -> list[dict]:
     "Traces of in-scope probes with their verdicts, and what a reader needs to follow them."
-    by_probe, by_edit = {p.id:p for p in probes}, {e.id:e for e in edits}
+    by_probe, by_edit = {p.id: p for p in probes}, {e.id: e for e in edits}
+
     def one(r):
-        p, e, t = by_probe[r['probe_id']], by_edit[r['edit_id']], parse_trace(r['text'], r['ended'])
+        p, e, t = by_probe[r["probe_id"]], by_edit[r["edit_id"]], parse_trace(r["text"], r["ended"])
         v = verdict(t, p)
-        return r | v | dict(mode=mode(v), ieu=uses_bridges(t, p.chain), question=p.question, answer=p.answer, image=p.image, subject=e.subject, old=e.target_old, new=e.target_new)
+        return (
+            r
+            | v
+            | dict(
+                mode=mode(v),
+                ieu=uses_bridges(t, p.chain),
+                question=p.question,
+                answer=p.answer,
+                image=p.image,
+                subject=e.subject,
+                old=e.target_old,
+                new=e.target_new,
+            )
+        )
+
     return [one(r) for r in rows]
 
 # %% ../nbs/04_failure_modes.ipynb #62387480
-def surface(judged:list[dict]) -> list[tuple[dict,dict]]: # The exact probe that is grounded, and one that is not
+def surface(judged: list[dict]) -> list[tuple[dict, dict]]:  # The exact probe that is grounded, and one that is not
     "Edits that a method internalised at the surface only."
     of = {}
-    for r in judged: of.setdefault((r['method'], r['edit_id']), []).append(r)
-    pairs = [(next((r for r in rs if r['kind'] == 'exact'), None), next((r for r in rs if not r['GS']), None)) for rs in of.values() if internalisation(rs)[0] == 'surface']
+    for r in judged:
+        of.setdefault((r["method"], r["edit_id"]), []).append(r)
+    pairs = [
+        (next((r for r in rs if r["kind"] == "exact"), None), next((r for r in rs if not r["GS"]), None))
+        for rs in of.values()
+        if internalisation(rs)[0] == "surface"
+    ]
     return [p for p in pairs if all(p)]
 
-def examples(judged:list[dict]) -> list[dict]: # The rows with `failure` and `times`, how many edits of the method show it
-    "A trace of every failure mode, of the method that shows it on most edits."
-    exact = [r for r in judged if r['kind'] == 'exact' and r['method'] != 'base']
-    found = {'Structural Collapse': [(r,) for r in exact if not r['FMT'] and r['tf_exact']], 'Cognitive Dissonance': [(r,) for r in exact if r['dissonant']],
-             'Shallow Internalization': surface(judged), 'grounded': [(r,) for r in exact if r['GS']]}
-    return [r | dict(failure=k, times=f"{len(rs)} of {len({r['edit_id'] for r in judged})}") for k,all_ in found.items() if all_ for rs in [most(all_)] for r in rs[0]]
 
-def most(found:list[tuple]) -> list[tuple]:
+def examples(
+    judged: list[dict],
+) -> list[dict]:  # The rows with `failure` and `times`, how many edits of the method show it
+    "A trace of every failure mode, of the method that shows it on most edits."
+    exact = [r for r in judged if r["kind"] == "exact" and r["method"] != "base"]
+    found = {
+        "Structural Collapse": [(r,) for r in exact if not r["FMT"] and r["tf_exact"]],
+        "Cognitive Dissonance": [(r,) for r in exact if r["dissonant"]],
+        "Shallow Internalization": surface(judged),
+        "grounded": [(r,) for r in exact if r["GS"]],
+    }
+    return [
+        r | dict(failure=k, times=f"{len(rs)} of {len({r['edit_id'] for r in judged})}")
+        for k, all_ in found.items()
+        if all_
+        for rs in [most(all_)]
+        for r in rs[0]
+    ]
+
+
+def most(found: list[tuple]) -> list[tuple]:
     "Those of the method that is found most often, the first if several are."
     of = {}
-    for rs in found: of.setdefault(rs[0]['method'], []).append(rs)
+    for rs in found:
+        of.setdefault(rs[0]["method"], []).append(rs)
     return max(of.values(), key=len)
 
 # %% ../nbs/04_failure_modes.ipynb #7b020604
-def corner(fmt:float, beyond:float) -> str:
+def corner(fmt: float, beyond: float) -> str:
     "What a method does to form and generalisation."
-    return ('keeps its form' if fmt >= .95 else 'collapses')+(', generalises' if beyond >= .5 else ', does not generalise')
+    return ("keeps its form" if fmt >= 0.95 else "collapses") + (
+        ", generalises" if beyond >= 0.5 else ", does not generalise"
+    )

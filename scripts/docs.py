@@ -6,323 +6,574 @@
 nbdev's own commands would download Quarto. Here nbdev processes the notebooks and smalldocs, which is pure Python, renders them.
 What is no notebook is made from what exists: the API and the sources from crane/, the ledger and the tables from figures/, the cards from what ships.
 """
-import ast, html, html.parser, json, os, re, shutil, subprocess, sys
+
+import ast
+import html
+import html.parser
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import unquote
-import nbclient, nbformat, smalldocs, yaml
+
+import nbclient
+import nbformat
+import smalldocs
+import yaml
 from execnb.nbio import dict2nb, mk_cell, read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.processors import FilterDefaults
-from crane.reproduce import notebooks
+
+from crane.plan import notebooks
 
 root = Path(__file__).resolve().parent.parent
-nbs, figures, proc, data = root/'nbs', root/'figures', root/'_proc', root/'crane'/'data'
-MODULES = {p.stem[3:]: p for p in sorted(nbs.glob('[0-9][0-9]_*.ipynb'))}
-REPO_LINKS = {r'\]\((\w+\.ipynb)': r'](nbs/\1', r'\]\(\.\./': r']('}  # seen from the repository's root
-SITE_LINKS = {r'\]\(\d\d_(\w+)\.ipynb': r'](\1.ipynb', r'\]\(\.\./': r']('}  # seen from the site, where pages have no number
-CHANGED = '*Code of this notebook has changed since: results stand under the cells that are as they were, but may rest on others that are not.*'
-NOT_YET = '*No run has been promoted to `figures/` yet: `make reproduce` does it.*\n'
+nbs, figures, proc, data = root / "nbs", root / "figures", root / "_proc", root / "crane" / "data"
+MODULES = {p.stem[3:]: p for p in sorted(nbs.glob("[0-9][0-9]*_*.ipynb"))}
+REPO_LINKS = {r"\]\((\w+\.ipynb)": r"](nbs/\1", r"\]\(\.\./": r"]("}  # seen from the repository's root
+SITE_LINKS = {
+    r"\]\(\d\d_(\w+)\.ipynb": r"](\1.ipynb",
+    r"\]\(\.\./": r"](",
+}  # seen from the site, where pages have no number
+CHANGED = "*Code of this notebook has changed since: results stand under the cells that are as they were, but may rest on others that are not.*"
+NOT_YET = "*No run has been promoted to `figures/` yet: `make reproduce` does it.*\n"
+
 
 def relink(text, links):
-    for a, b in links.items(): text = re.sub(a, b, text)
+    for a, b in links.items():
+        text = re.sub(a, b, text)
     return text
+
 
 def executed_index():
     "The index with fresh outputs: it only reads figures/."
-    nb = nbformat.read(nbs/'index.ipynb', as_version=4)
-    nbclient.NotebookClient(nb, kernel_name='python3', resources={'metadata': {'path': str(nbs)}}, extra_arguments=['--log-level=ERROR']).execute()
+    nb = nbformat.read(nbs / "index.ipynb", as_version=4)
+    nbclient.NotebookClient(
+        nb, kernel_name="python3", resources={"metadata": {"path": str(nbs)}}, extra_arguments=["--log-level=ERROR"]
+    ).execute()
     return nb
+
 
 def outputs(cell):
     "Markdown of a code cell's outputs."
     for o in cell.outputs:
-        data = o.get('data', {'text/plain': o.get('text', '')})
-        yield relink(data['text/markdown'], REPO_LINKS) if 'text/markdown' in data else f"```\n{data['text/plain'].rstrip()}\n```"
+        data = o.get("data", {"text/plain": o.get("text", "")})
+        yield (
+            relink(data["text/markdown"], REPO_LINKS)
+            if "text/markdown" in data
+            else f"```\n{data['text/plain'].rstrip()}\n```"
+        )
+
 
 def readme():
     "README.md as text: the index's Markdown, and what its cells show."
-    parts = ['<!-- made from nbs/index.ipynb by `make readme`: edit there -->']
+    parts = ["<!-- made from nbs/index.ipynb by `make readme`: edit there -->"]
     for c in executed_index().cells:
-        if c.source.startswith('#| hide'): continue
-        if c.cell_type == 'markdown' or not c.source.startswith('#| echo: false'):
-            parts.append(relink(c.source, REPO_LINKS) if c.cell_type == 'markdown' else f'```python\n{c.source}\n```')
-        if c.cell_type == 'code': parts += outputs(c)
-    return '\n\n'.join(p.strip() for p in parts if p.strip()) + '\n'
+        if c.source.startswith("#| hide"):
+            continue
+        if c.cell_type == "markdown" or not c.source.startswith("#| echo: false"):
+            parts.append(relink(c.source, REPO_LINKS) if c.cell_type == "markdown" else f"```python\n{c.source}\n```")
+        if c.cell_type == "code":
+            parts += outputs(c)
+    return "\n\n".join(p.strip() for p in parts if p.strip()) + "\n"
+
 
 # ---- names: what the API page lists, and what a name in prose leads to
 
+
 class Name(NamedTuple):
-    name: str; line: int; says: str; anchor: str  # no anchor: the page does not document it
+    name: str
+    line: int
+    says: str
+    anchor: str  # no anchor: the page does not document it
+
 
 def named(node, lines):
     "What a statement of a module names, with the class that it patches before it."
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        patches = any('patch' in ast.unparse(d) for d in node.decorator_list)
-        name = f'{node.args.args[0].annotation.id}.{node.name}' if patches else node.name
-        yield Name(name, node.lineno, (ast.get_docstring(node) or '').split('\n')[0], '#' + name.lower())
+        patches = any("patch" in ast.unparse(d) for d in node.decorator_list)
+        name = f"{node.args.args[0].annotation.id}.{node.name}" if patches else node.name
+        yield Name(name, node.lineno, (ast.get_docstring(node) or "").split("\n")[0], "#" + name.lower())
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
-        comment = re.search(r' # (.+)', lines[node.end_lineno-1])
+        comment = re.search(r" # (.+)", lines[node.end_lineno - 1])
         for t in ast.walk(node):
-            if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store): yield Name(t.id, node.lineno, comment[1] if comment else '', '')
+            if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store):
+                yield Name(t.id, node.lineno, comment[1] if comment else "", "")
+
 
 @cache
 def api():
     "Module -> its exported names, in the order of its notebook; methods stand with their class."
     out = {}
     for m in MODULES:
-        code = (root/'crane'/f'{m}.py').read_text(); lines, first, *body = code.split('\n'), *ast.parse(code).body[1:]
+        code = (root / "crane" / f"{m}.py").read_text()
+        lines, first, *body = code.split("\n"), *ast.parse(code).body[1:]
         public = ast.literal_eval(first.value)
-        out[m] = [n for node in body for n in named(node, lines) if n.name.split('.')[0] in public and '._' not in n.name]
+        out[m] = [
+            n for node in body for n in named(node, lines) if n.name.split(".")[0] in public and "._" not in n.name
+        ]
     return out
+
 
 def doubtful():
     "Words that are also a field, a parameter or a value somewhere: nobody can tell which one a word in prose means."
-    nodes = [n for m in MODULES for part in ast.parse((root/'crane'/f'{m}.py').read_text()).body[2:] for n in ast.walk(part)]  # behind what it says and `__all__`
+    nodes = [
+        n
+        for m in MODULES
+        for part in ast.parse((root / "crane" / f"{m}.py").read_text()).body[2:]
+        for n in ast.walk(part)
+    ]  # behind what it says and `__all__`
     fields = {b.target.id for n in nodes if isinstance(n, ast.ClassDef) for b in n.body if isinstance(b, ast.AnnAssign)}
-    commands = {id(c) for n in nodes for d in getattr(n, 'decorator_list', []) for c in ast.walk(d)}
-    return {n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in commands} | {n.arg for n in nodes if isinstance(n, ast.arg)} | fields | {*MODULES}
+    commands = {id(c) for n in nodes for d in getattr(n, "decorator_list", []) for c in ast.walk(d)}
+    return (
+        {n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in commands}
+        | {n.arg for n in nodes if isinstance(n, ast.arg)}
+        | fields
+        | {*MODULES}
+    )
+
 
 @cache
 def targets():
     "Name -> page and anchor; names that could mean two things are left out."
     found, unsure = {}, doubtful()
-    for m,names in api().items():
+    for m, names in api().items():
         for n in names:
-            if n.anchor: found.setdefault(n.name, []).append(f'{m}.html{n.anchor}')
-    sure = {n: at[0] for n,at in found.items() if len(at) == 1 and n not in unsure}
-    return sure | {n: f'{m}.html' for m,p in MODULES.items() for n in (f'crane.{m}', p.stem)}
+            if n.anchor:
+                found.setdefault(n.name, []).append(f"{m}.html{n.anchor}")
+    sure = {n: at[0] for n, at in found.items() if len(at) == 1 and n not in unsure}
+    return sure | {n: f"{m}.html" for m, p in MODULES.items() for n in (f"crane.{m}", p.stem)}
+
 
 def outside_code(text, change):
     "Change Markdown everywhere but in code."
-    return ''.join(part if k % 2 else change(part) for k,part in enumerate(re.split(r'(```.*?```|`[^`\n]*`)', text, flags=re.S)))
+    return "".join(
+        part if k % 2 else change(part) for k, part in enumerate(re.split(r"(```.*?```|`[^`\n]*`)", text, flags=re.S))
+    )
+
 
 # what of a formula is not itself; any other macro is refused, as no page may fetch a renderer from elsewhere
-TEX = dict(delta='δ', alpha='α', sum='∑', leftarrow=' ← ', top='⊤', tilde='~') | {'|': '‖'}
+TEX = dict(delta="δ", alpha="α", sum="∑", leftarrow=" ← ", top="⊤", tilde="~") | {"|": "‖"}
+
 
 def formula(tex):
     "A formula of a notebook as HTML."
-    if unknown := sorted(set(re.findall(r'\\([a-zA-Z]+|.)', tex))-{*TEX}): sys.exit(f'docs: the formula {tex!r} uses {unknown}: add them to TEX in scripts/docs.py.')
-    text = re.sub(r'\\([a-zA-Z]+|.) ?', lambda m: TEX[m[1]], html.escape(tex, quote=False)).replace("'", '′').replace('-', '−')
-    text, tag = re.sub(r'~(.)', '\\1\u0303', text), {'^': 'sup', '_': 'sub'}
-    while (new := re.sub(r'([\^_])(?:\{([^{}]*)\}|([^{}\s^_]))', lambda m: f'<{tag[m[1]]}>{m[2] or m[3]}</{tag[m[1]]}>', text)) != text: text = new
+    if unknown := sorted(set(re.findall(r"\\([a-zA-Z]+|.)", tex)) - {*TEX}):
+        sys.exit(f"docs: the formula {tex!r} uses {unknown}: add them to TEX in scripts/docs.py.")
+    text = (
+        re.sub(r"\\([a-zA-Z]+|.) ?", lambda m: TEX[m[1]], html.escape(tex, quote=False))
+        .replace("'", "′")
+        .replace("-", "−")
+    )
+    text, tag = re.sub(r"~(.)", "\\1\u0303", text), {"^": "sup", "_": "sub"}
+    while (
+        new := re.sub(
+            r"([\^_])(?:\{([^{}]*)\}|([^{}\s^_]))", lambda m: f"<{tag[m[1]]}>{m[2] or m[3]}</{tag[m[1]]}>", text
+        )
+    ) != text:
+        text = new
     return f'<span class="formula">{text}</span>'
 
-def formulas(text): return outside_code(text, lambda t: re.sub(r'(?<![\w$])\$(\S|\S[^$\n]*\S)\$(?![\d$])', lambda m: formula(m[1]), t))
+
+def formulas(text):
+    return outside_code(text, lambda t: re.sub(r"(?<![\w$])\$(\S|\S[^$\n]*\S)\$(?![\d$])", lambda m: formula(m[1]), t))
+
 
 # ---- pages of notebooks
 
+
 def with_outputs(nb, done):
     "Put the outputs of an executed copy under the cells that are still the same; whether all are."
-    code = lambda nb: [c for c in nb.cells if c.cell_type == 'code' and 'injected-parameters' not in c.metadata.get('tags', [])]
-    have = {(c.get('id'), c.source): c.outputs for c in code(done)}
-    for c in code(nb): c.outputs = have.get((c.get('id'), c.source), [])
+    code = lambda nb: [
+        c for c in nb.cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
+    ]
+    have = {(c.get("id"), c.source): c.outputs for c in code(done)}
+    for c in code(nb):
+        c.outputs = have.get((c.get("id"), c.source), [])
     return [c.source for c in code(nb)] == [c.source for c in code(done)]
+
 
 def pieces(code):
     "An exported cell cut so that each public function or class stands alone: nbdev documents those of one cell in reverse."
-    public = [n for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith('_')]
+    public = [
+        n for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")
+    ]
     starts = [min([n.lineno, *(d.lineno for d in n.decorator_list)]) for n in public[1:]]
-    lines = code.split('\n')
-    return ['\n'.join(lines[a-1:b-1]).strip('\n') for a, b in zip([1, *starts], [*starts, len(lines)+1])]
+    lines = code.split("\n")
+    return ["\n".join(lines[a - 1 : b - 1]).strip("\n") for a, b in zip([1, *starts], [*starts, len(lines) + 1])]
+
 
 def prepare(nb):
     "Keep what nbdev would drop: prose in the title's cell, and the source of exported cells (shown folded)."
     first, *others = nb.cells
-    title = re.match(r'# .+\n(\n*> .+\n)?', first.source + '\n')[0]
-    cells = [mk_cell(title.strip(), 'markdown'), mk_cell(first.source[len(title):].strip(), 'markdown')]
+    title = re.match(r"# .+\n(\n*> .+\n)?", first.source + "\n")[0]
+    cells = [mk_cell(title.strip(), "markdown"), mk_cell(first.source[len(title) :].strip(), "markdown")]
     for c in others:
-        code = re.sub(r'^#\| export\n', '', c.source)
-        imports_only = all(re.match(r'(from|import) |$', l) for l in code.split('\n'))
-        if code != c.source and not imports_only: cells += [mk_cell(f'#| exports\n{p}') for p in pieces(code)]; continue
-        if c.cell_type == 'code' and not imports_only and re.search(r'^\s*(from|import) ', code, re.M):
-            c.source = f'#| eval: false\n{code}'  # nbdev would run an example that imports without what it builds on; its outputs are here already
+        code = re.sub(r"^#\| export\n", "", c.source)
+        imports_only = all(re.match(r"(from|import) |$", l) for l in code.split("\n"))
+        if code != c.source and not imports_only:
+            cells += [mk_cell(f"#| exports\n{p}") for p in pieces(code)]
+            continue
+        if c.cell_type == "code" and not imports_only and re.search(r"^\s*(from|import) ", code, re.M):
+            c.source = f"#| eval: false\n{code}"  # nbdev would run an example that imports without what it builds on; its outputs are here already
         cells.append(c)
     nb.cells = cells
 
+
 def documented(text, module):
     "What nbdev writes about a name: with a link to its source among our pages, and without links in code."
-    text = re.sub(r'\[source\]\(.*?\)\{.*?\}\n*', '', text).replace('\n\n*Call self as a function.*', '')
-    for said,meant in (r'(\w+):VAR_POSITIONAL', r'*\1'), (r'(\w+):VAR_KEYWORD', r'**\1'), (r'\bdata:Any\b', '**data'): text = re.sub(said, meant, text)
-    text = re.sub(r'\(\s*\)', '()', re.sub(r':\s+```', ':\n```', text.replace('```python\n\n', '```python\n')))
-    text = re.sub(r'```.*?```', lambda m: re.sub(r'\[(`.*?`)\]\(.*?\)', r'\1', m[0]), text, flags=re.S)
+    text = re.sub(r"\[source\]\(.*?\)\{.*?\}\n*", "", text).replace("\n\n*Call self as a function.*", "")
+    for said, meant in (r"(\w+):VAR_POSITIONAL", r"*\1"), (r"(\w+):VAR_KEYWORD", r"**\1"), (r"\bdata:Any\b", "**data"):
+        text = re.sub(said, meant, text)
+    text = re.sub(r"\(\s*\)", "()", re.sub(r":\s+```", ":\n```", text.replace("```python\n\n", "```python\n")))
+    text = re.sub(r"```.*?```", lambda m: re.sub(r"\[(`.*?`)\]\(.*?\)", r"\1", m[0]), text, flags=re.S)
     line = {n.name: n.line for n in api().get(module, [])}
-    name = (re.match(r'---\n\n### (\S+)\n', text) or [0, ''])[1]
-    whole = name if name in line else next((n for n in line if n.endswith(f'.{name}')), '')  # nbdev calls some methods without their class
-    return text.replace(f'### {name}\n', f'### {whole}\n\n[\\[source\\]](src/{module}.md#L-{line[whole]}){{.source-link}}\n', 1) if whole else text
+    name = (re.match(r"---\n\n### (\S+)\n", text) or [0, ""])[1]
+    whole = (
+        name if name in line else next((n for n in line if n.endswith(f".{name}")), "")
+    )  # nbdev calls some methods without their class
+    return (
+        text.replace(
+            f"### {name}\n", f"### {whole}\n\n[\\[source\\]](src/{module}.md#L-{line[whole]}){{.source-link}}\n", 1
+        )
+        if whole
+        else text
+    )
+
 
 def sure(text):
     "Text without the links that nbdev gave to names which may mean something else."
-    return re.sub(r'\[`([\w.]+)`\]\(\w+\.html#[^)]*\)', lambda m: m[0] if m[1] in targets() else f'`{m[1]}`', text)
+    return re.sub(r"\[`([\w.]+)`\]\(\w+\.html#[^)]*\)", lambda m: m[0] if m[1] in targets() else f"`{m[1]}`", text)
+
 
 def tidy(cell, module):
     "What nbdev leaves for Quarto, said as smalldocs wants it."
     cfg = get_config()
-    here = f'{cfg.doc_host}{cfg.doc_baseurl}/'  # nbdev links our own names by the site's address; within the site they are relative
-    if cell.cell_type == 'markdown': cell.source = formulas(sure(relink(cell.source, SITE_LINKS).replace(here, '')))
-    if cell.cell_type == 'raw': cell.source = re.sub(r'^output-file:.*\n', '', cell.source, flags=re.M)
-    cell.source = re.sub(r'^#\| (exports|eval: false)\n', '', cell.source, flags=re.M).replace('#| code-fold: show\n#| code-summary: "Exported source"', '#| code-fold: true\n#| code-summary: "code"')
-    for o in cell.get('outputs', []):
-        text = ''.join(o.get('data', {}).get('text/markdown', ''))
-        if text: o['data']['text/markdown'] = sure(relink(documented(text, module), SITE_LINKS).replace(here, ''))
+    here = f"{cfg.doc_host}{cfg.doc_baseurl}/"  # nbdev links our own names by the site's address; within the site they are relative
+    if cell.cell_type == "markdown":
+        cell.source = formulas(sure(relink(cell.source, SITE_LINKS).replace(here, "")))
+    if cell.cell_type == "raw":
+        cell.source = re.sub(r"^output-file:.*\n", "", cell.source, flags=re.M)
+    cell.source = re.sub(r"^#\| (exports|eval: false)\n", "", cell.source, flags=re.M).replace(
+        '#| code-fold: show\n#| code-summary: "Exported source"', '#| code-fold: true\n#| code-summary: "code"'
+    )
+    for o in cell.get("outputs", []):
+        text = "".join(o.get("data", {}).get("text/markdown", ""))
+        if text:
+            o["data"]["text/markdown"] = sure(relink(documented(text, module), SITE_LINKS).replace(here, ""))
+
 
 def process(path):
     "One notebook, processed by nbdev, under its module's name."
-    nb, copy, name = read_nb(path), figures/'notebooks'/path.name, re.sub(r'^\d\d_', '', path.stem)
-    done = dict2nb(json.loads(nbformat.writes(executed_index()))) if path.stem == 'index' else read_nb(copy) if copy.exists() else dict2nb(dict(cells=[]))
-    same = with_outputs(nb, done); prepare(nb)
-    nb.cells[2:2] = [mk_cell(c.source, 'markdown') for c in done.cells if c.get('id') == 'executed-by'] + [mk_cell(CHANGED, 'markdown')]*(bool(done.cells) and not same)
+    nb, copy, name = read_nb(path), figures / "notebooks" / path.name, re.sub(r"^\d\d[a-z]?_", "", path.stem)
+    done = (
+        dict2nb(json.loads(nbformat.writes(executed_index())))
+        if path.stem == "index"
+        else read_nb(copy)
+        if copy.exists()
+        else dict2nb(dict(cells=[]))
+    )
+    same = with_outputs(nb, done)
+    prepare(nb)
+    nb.cells[2:2] = [mk_cell(c.source, "markdown") for c in done.cells if c.get("id") == "executed-by"] + [
+        mk_cell(CHANGED, "markdown")
+    ] * (bool(done.cells) and not same)
     nb = dict2nb(nb)
     FilterDefaults()(nb)
-    for c in nb.cells: tidy(c, name)
-    write_nb(nb, proc/f'{name}.ipynb')
+    for c in nb.cells:
+        tidy(c, name)
+    write_nb(nb, proc / f"{name}.ipynb")
+
 
 # ---- pages of what is no notebook
 
+
 def page(name, title, body, **front):
     "A Markdown page of the site."
-    path = proc/f'{name}.md'; path.parent.mkdir(exist_ok=True)
-    path.write_text(f'---\n{yaml.safe_dump(dict(title=title, **front), allow_unicode=True, sort_keys=False)}---\n\n{body}\n')
+    path = proc / f"{name}.md"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(
+        f"---\n{yaml.safe_dump(dict(title=title, **front), allow_unicode=True, sort_keys=False)}---\n\n{body}\n"
+    )
 
-def cell(text): return outside_code(str(text).replace('|', '\\|'), lambda t: html.escape(t, quote=False))
 
-def rows(*lines): return '\n'.join('| ' + ' | '.join(l) + ' |' for l in (lines[0], ['---']*len(lines[0]), *lines[1:])) + '\n'
+def cell(text):
+    return outside_code(str(text).replace("|", "\\|"), lambda t: html.escape(t, quote=False))
 
-def plain(n): return n.replace('_', '\\_')
+
+def rows(*lines):
+    return "\n".join("| " + " | ".join(l) + " |" for l in (lines[0], ["---"] * len(lines[0]), *lines[1:])) + "\n"
+
+
+def plain(n):
+    return n.replace("_", "\\_")
+
 
 def api_page():
     "Every exported name with what it says, on one page."
-    body = ['A name leads to where its notebook documents it, `code` to its lines. What stands here without a link is a constant.\n']
-    for m,p in MODULES.items():
-        name = lambda n: f'[`{n.name}`]({m}.ipynb{n.anchor})' if n.anchor else f'`{n.name}`{{.nolink}}'
-        body += [f'## crane.{plain(m)} {{#{m}}}\n', f'From the notebook [{p.stem.replace("_", " ")}]({m}.ipynb).\n',
-                 rows(['name', 'what it is', ''], *([name(n), cell(n.says), f'[code](src/{m}.md#L-{n.line})'] for n in api()[m]))]
-    page('api', 'API', '\n'.join(body), description='Every public name of the package, by module', **{'toc-depth': 2})
+    body = [
+        "A name leads to where its notebook documents it, `code` to its lines. What stands here without a link is a constant.\n"
+    ]
+    for m, p in MODULES.items():
+        name = lambda n: f"[`{n.name}`]({m}.ipynb{n.anchor})" if n.anchor else f"`{n.name}`{{.nolink}}"
+        body += [
+            f"## crane.{plain(m)} {{#{m}}}\n",
+            f"From the notebook [{p.stem.replace('_', ' ')}]({m}.ipynb).\n",
+            rows(
+                ["name", "what it is", ""],
+                *([name(n), cell(n.says), f"[code](src/{m}.md#L-{n.line})"] for n in api()[m]),
+            ),
+        ]
+    page("api", "API", "\n".join(body), description="Every public name of the package, by module", **{"toc-depth": 2})
+
 
 def source_pages():
     "Each module with an anchor for every line."
-    for m,p in MODULES.items():
-        code = (root/'crane'/f'{m}.py').read_text()
-        page(f'src/{m}', f'crane/{m}.py', f'Exported from the notebook [{p.stem}](../{m}.ipynb); that is where it is edited.\n\n{"`"*9}{{#L .python code-line-numbers="true"}}\n{code}{"`"*9}', search=False, toc=False)
+    for m, p in MODULES.items():
+        code = (root / "crane" / f"{m}.py").read_text()
+        page(
+            f"src/{m}",
+            f"crane/{m}.py",
+            f'Exported from the notebook [{p.stem}](../{m}.ipynb); that is where it is edited.\n\n{"`" * 9}{{#L .python code-line-numbers="true"}}\n{code}{"`" * 9}',
+            search=False,
+            toc=False,
+        )
+
 
 @cache
 def headings():
     "Table or figure -> the heading of the report under which it is made."
-    head, found = '', {}
-    for c in read_nb(MODULES['report']).cells:
-        if c.cell_type == 'markdown': head = (re.findall(r'^## (.+)$', c.source, re.M) or [head])[-1]
-        else: found |= {n: head.split(': ', 1)[-1] for n in re.findall(r"save_(?:table|figure)\(.*?, out, '(\w+)'", c.source)}
+    head, found = "", {}
+    for c in read_nb(MODULES["report"]).cells:
+        if c.cell_type == "markdown":
+            head = (re.findall(r"^## (.+)$", c.source, re.M) or [head])[-1]
+        else:
+            found |= {
+                n: head.split(": ", 1)[-1] for n in re.findall(r"save_(?:table|figure)\(.*?, out, '(\w+)'", c.source)
+            }
     return found
 
-def shown(name): return f'{name}: {headings()[name]}' if name in headings() else name
+
+def shown(name):
+    return f"{name}: {headings()[name]}" if name in headings() else name
+
 
 def table_pages():
     "Each promoted table on a page of its own, and all tables and figures on one."
-    body, names = [], [n for n in sorted(p.stem for p in figures.glob('*.md')) if n not in ('ledger', 'controls')]
+    body, names = [], [n for n in sorted(p.stem for p in figures.glob("*.md")) if n not in ("ledger", "controls")]
     for n in names:
-        text = (figures/f'{n}.md').read_text(); files = f'Also as [CSV]({n}.csv) and [LaTeX]({n}.tex). Made in [the report](../report.ipynb) from [results.json](results.json).'
-        page(f'figures/{n}', shown(n), f'{text}\n{files}', toc=False)
-    for p in sorted(figures.glob('F*.png')): body += [f'## {shown(p.stem)} {{#{p.stem}}}\n', f'![{shown(p.stem)}](figures/{p.name})\n', f'Also as [PDF](figures/{p.stem}.pdf).\n']
-    table = rows(['table', 'what it shows'], *([f'[{plain(n)}](figures/{n}.md)', cell((figures/f'{n}.md').read_text().strip().split('\n')[-1])] for n in names)) if names else NOT_YET
-    page('results', 'Tables and figures', f'## Tables\n\n{table}\n' + '\n'.join(body), description='Everything that the promoted run has made')
+        text = (figures / f"{n}.md").read_text()
+        files = f"Also as [CSV]({n}.csv) and [LaTeX]({n}.tex). Made in [the report](../report.ipynb) from [results.json](results.json)."
+        page(f"figures/{n}", shown(n), f"{text}\n{files}", toc=False)
+    for p in sorted(figures.glob("F*.png")):
+        body += [
+            f"## {shown(p.stem)} {{#{p.stem}}}\n",
+            f"![{shown(p.stem)}](figures/{p.name})\n",
+            f"Also as [PDF](figures/{p.stem}.pdf).\n",
+        ]
+    table = (
+        rows(
+            ["table", "what it shows"],
+            *(
+                [f"[{plain(n)}](figures/{n}.md)", cell((figures / f"{n}.md").read_text().strip().split("\n")[-1])]
+                for n in names
+            ),
+        )
+        if names
+        else NOT_YET
+    )
+    page(
+        "results",
+        "Tables and figures",
+        f"## Tables\n\n{table}\n" + "\n".join(body),
+        description="Everything that the promoted run has made",
+    )
+
 
 def where(text):
     "Where a claim is decided, as links."
-    stage, _, rest = text.partition(', ')
-    linked = re.sub(r'\b[TF]\d\w*', lambda m: f'[{m[0]}](figures/{m[0]}.md)' if (figures/f'{m[0]}.md').exists() else f'[{m[0]}](results.md#{m[0]})', rest)
-    return f'[{stage}]({stage[3:]}.ipynb), {linked}' if stage[3:] in MODULES else text
+    stage, _, rest = text.partition(", ")
+    linked = re.sub(
+        r"\b[TF]\d\w*",
+        lambda m: (
+            f"[{m[0]}](figures/{m[0]}.md)" if (figures / f"{m[0]}.md").exists() else f"[{m[0]}](results.md#{m[0]})"
+        ),
+        rest,
+    )
+    return f"[{stage}]({stage[3:]}.ipynb), {linked}" if stage[3:] in MODULES else text
+
 
 def ledger_page():
     "Every claim of the paper with its rule and its verdict."
-    path = figures/'ledger.json'; claims = json.loads(path.read_text()) if path.exists() else []
+    path = figures / "ledger.json"
+    claims = json.loads(path.read_text()) if path.exists() else []
     badge = lambda c: f'<span class="verdict {c["verdict"].split()[0]}">{c["verdict"]}</span>'
-    body = [(nbs/'ledger.md').read_text(), rows(['claim', 'paper, %', 'verdict'], *([f'[{cell(c["claim"])}](#claim-{k})', cell(c['paper']), badge(c)] for k,c in enumerate(claims, 1))) if claims else NOT_YET]
-    for k,c in enumerate(claims, 1):
-        body += [f'## {k}. {cell(c["claim"])} {{#claim-{k}}}\n', f'{badge(c)} ({c["kind"]})\n', f'* **Rule:** {cell(c["rule"])}' + (f'. Tolerance: {c["tolerance"]}' if c['tolerance'] else '')]
-        body += [f'* **Paper:** {c["paper"]} %' if c['paper'] else '* **Paper:** in words only', f'* **Ours, %:** {cell(c["ours"])}' if c['ours'] else '* **Ours:** not measured', f'* **Where:** {where(c["where"])}' if c['where'] else '', '']
-    drawn = ', '.join(f'[{shown(p.stem)}](results.md#{p.stem})' for p in sorted(figures.glob('F*.png')))
-    if drawn: body.insert(2, f'Figures: {drawn}.\n')
-    page('ledger', 'The ledger', '\n'.join(body), description='What the paper claims, the rule that decides, and what came out here', **{'toc-depth': 2})
+    body = [
+        (nbs / "ledger.md").read_text(),
+        rows(
+            ["claim", "paper, %", "verdict"],
+            *([f"[{cell(c['claim'])}](#claim-{k})", cell(c["paper"]), badge(c)] for k, c in enumerate(claims, 1)),
+        )
+        if claims
+        else NOT_YET,
+    ]
+    for k, c in enumerate(claims, 1):
+        body += [
+            f"## {k}. {cell(c['claim'])} {{#claim-{k}}}\n",
+            f"{badge(c)} ({c['kind']})\n",
+            f"* **Rule:** {cell(c['rule'])}" + (f". Tolerance: {c['tolerance']}" if c["tolerance"] else ""),
+        ]
+        body += [
+            f"* **Paper:** {c['paper']} %" if c["paper"] else "* **Paper:** in words only",
+            f"* **Ours, %:** {cell(c['ours'])}" if c["ours"] else "* **Ours:** not measured",
+            f"* **Where:** {where(c['where'])}" if c["where"] else "",
+            "",
+        ]
+    drawn = ", ".join(f"[{shown(p.stem)}](results.md#{p.stem})" for p in sorted(figures.glob("F*.png")))
+    if drawn:
+        body.insert(2, f"Figures: {drawn}.\n")
+    page(
+        "ledger",
+        "The ledger",
+        "\n".join(body),
+        description="What the paper claims, the rule that decides, and what came out here",
+        **{"toc-depth": 2},
+    )
+
 
 def made_card():
     "The benchmark's data card as the promoted run has written it."
-    path = figures/'notebooks'/MODULES['benchmark'].name
+    path = figures / "notebooks" / MODULES["benchmark"].name
     cells = read_nb(path).cells if path.exists() else []
-    texts = [''.join(o['data']['text/markdown']) for c in cells if 'data_card(' in c.source and c.cell_type == 'code' for o in c.outputs if 'text/markdown' in o.get('data', {})]
-    return re.sub(r'^(#+) ', r'#\1 ', texts[-1], flags=re.M) if texts else NOT_YET
+    texts = [
+        "".join(o["data"]["text/markdown"])
+        for c in cells
+        if "data_card(" in c.source and c.cell_type == "code"
+        for o in c.outputs
+        if "text/markdown" in o.get("data", {})
+    ]
+    return re.sub(r"^(#+) ", r"#\1 ", texts[-1], flags=re.M) if texts else NOT_YET
+
 
 def card_page():
     "Data and model cards on one page."
-    training, config = (json.loads((data/'pocket'/f'{n}.json').read_text()) for n in ('training', 'config'))
-    router = re.sub(r'^---.*?---\n', '', (data/'router'/'README.md').read_text(), flags=re.S)
-    skills = (figures/'T0.md').read_text() if (figures/'T0.md').exists() else NOT_YET
-    slots = dict(sources=(data/'SOURCES.md').read_text(), benchmark=made_card(), router=re.sub(r'^# ', '## ', router, flags=re.M), skills=skills,
-                 layers=config['text_config']['num_hidden_layers'], width=config['text_config']['hidden_size'], vocabulary=config['text_config']['vocab_size'],
-                 minutes=round(training['seconds']/60), threads=training['threads'], megabytes=f"{(data/'pocket'/'model.safetensors').stat().st_size/1e6:.1f}", **training['steps'])
-    page('cards', 'Data and model cards', (nbs/'cards.md').read_text().format(**slots), description='What the data and the models are, where they come from, and what they are not for')
+    training, config = (json.loads((data / "pocket" / f"{n}.json").read_text()) for n in ("training", "config"))
+    router = re.sub(r"^---.*?---\n", "", (data / "router" / "README.md").read_text(), flags=re.S)
+    skills = (figures / "T0.md").read_text() if (figures / "T0.md").exists() else NOT_YET
+    slots = dict(
+        sources=(data / "SOURCES.md").read_text(),
+        benchmark=made_card(),
+        router=re.sub(r"^# ", "## ", router, flags=re.M),
+        skills=skills,
+        layers=config["text_config"]["num_hidden_layers"],
+        width=config["text_config"]["hidden_size"],
+        vocabulary=config["text_config"]["vocab_size"],
+        minutes=round(training["seconds"] / 60),
+        threads=training["threads"],
+        megabytes=f"{(data / 'pocket' / 'model.safetensors').stat().st_size / 1e6:.1f}",
+        **training["steps"],
+    )
+    page(
+        "cards",
+        "Data and model cards",
+        (nbs / "cards.md").read_text().format(**slots),
+        description="What the data and the models are, where they come from, and what they are not for",
+    )
+
 
 def themes():
     "Bootstrap in light, and again with its dark values for all: the themes that smalldocs has fetch a font from elsewhere, or have no dark form."
-    css = (Path(smalldocs.__file__).parent/'assets/vendor/bootstrap/bootstrap.min.css').read_text()
-    for name,text in ('light', css), ('dark', css.replace('[data-bs-theme=dark]', ':root')): (proc/f'{name}.css').write_text(re.sub(r'/\*# sourceMappingURL.*', '', text))
+    css = (Path(smalldocs.__file__).parent / "assets/vendor/bootstrap/bootstrap.min.css").read_text()
+    for name, text in ("light", css), ("dark", css.replace("[data-bs-theme=dark]", ":root")):
+        (proc / f"{name}.css").write_text(re.sub(r"/\*# sourceMappingURL.*", "", text))
+
 
 class Links(html.parser.HTMLParser):
     "The ids and the links of a page."
+
     def __init__(self, text):
         super().__init__()
         self.ids, self.links = set(), set()
         self.feed(text)
+
     def handle_starttag(self, tag, attrs):
         a = dict(attrs)
-        self.ids |= {a.get('id'), a.get('name')} - {None}
-        self.links |= {a.get('href'), a.get('src')} - {None, ''}
+        self.ids |= {a.get("id"), a.get("name")} - {None}
+        self.links |= {a.get("href"), a.get("src")} - {None, ""}
+
 
 def broken_links(site):
     "Every internal link of a site whose page, file or anchor does not exist."
-    pages = {p: Links(p.read_text()) for p in sorted(site.rglob('*.html'))}
+    pages = {p: Links(p.read_text()) for p in sorted(site.rglob("*.html"))}
     for p, page in pages.items():
         for link in sorted(page.links):
-            if re.match(r'[a-z][a-z0-9+.-]*:|//', link): continue
-            path, _, anchor = unquote(link).partition('#')
-            target = (p.parent/path.split('?')[0]).resolve() if path else p
-            if target.is_dir(): target /= 'index.html'
-            if not target.exists(): yield f'{p.relative_to(site)}: {link} (no such file)'
-            elif anchor and target in pages and anchor not in pages[target].ids: yield f'{p.relative_to(site)}: {link} (no such anchor)'
+            if re.match(r"[a-z][a-z0-9+.-]*:|//", link):
+                continue
+            path, _, anchor = unquote(link).partition("#")
+            target = (p.parent / path.split("?")[0]).resolve() if path else p
+            if target.is_dir():
+                target /= "index.html"
+            if not target.exists():
+                yield f"{p.relative_to(site)}: {link} (no such file)"
+            elif anchor and target in pages and anchor not in pages[target].ids:
+                yield f"{p.relative_to(site)}: {link} (no such anchor)"
+
 
 def write_pages():
     "All pages as smalldocs reads them."
     paths = [*notebooks(root).values()]
     for k, p in enumerate(paths, 1):
-        print(f'docs: [{k}/{len(paths)}] {p.stem}', flush=True)
+        print(f"docs: [{k}/{len(paths)}] {p.stem}", flush=True)
         process(p)
-    for f in '_quarto.yml', 'sidebar.yml', 'styles.css', 'favicon.svg', 'glossary.md': shutil.copy(nbs/f, proc/f)
-    if figures.exists(): shutil.copytree(figures, proc/'figures', ignore=shutil.ignore_patterns('notebooks', '*.md'))
-    for make in themes, api_page, source_pages, table_pages, ledger_page, card_page: make()
-    (proc/'_symbols.json').write_text(json.dumps({n: f'/{at}' for n,at in targets().items()}))
+    for f in "_quarto.yml", "sidebar.yml", "styles.css", "favicon.svg", "glossary.md":
+        shutil.copy(nbs / f, proc / f)
+    if figures.exists():
+        shutil.copytree(figures, proc / "figures", ignore=shutil.ignore_patterns("notebooks", "*.md"))
+    for make in themes, api_page, source_pages, table_pages, ledger_page, card_page:
+        make()
+    (proc / "_symbols.json").write_text(json.dumps({n: f"/{at}" for n, at in targets().items()}))
+
 
 def build(to):
     "The whole site."
-    if to.exists() and any(to.iterdir()) and not (to/'site_libs').exists(): sys.exit(f'docs: {to} holds something else than a site: name another folder.')
+    if to.exists() and any(to.iterdir()) and not (to / "site_libs").exists():
+        sys.exit(f"docs: {to} holds something else than a site: name another folder.")
     shutil.rmtree(proc, ignore_errors=True)
     proc.mkdir()
-    os.environ['IN_TEST'] = '1'  # nbdev's switch: the notebooks' own exports stay off
+    os.environ["IN_TEST"] = "1"  # nbdev's switch: the notebooks' own exports stay off
     os.chdir(nbs)
     write_pages()
-    r = subprocess.run([sys.executable, '-m', 'smalldocs.cli', 'render', '--strict', '--quiet', str(proc)])
-    if r.returncode: sys.exit('docs: smalldocs found something wrong (above); mend the notebook or nbs/_quarto.yml.')
-    for p in (proc/'_docs').rglob('*.html'): p.write_text(p.read_text().replace('class="img-fluid">', 'class="img-fluid" alt="drawn by the cell above">'))
-    broken = list(broken_links(proc/'_docs'))
-    if broken: sys.exit('\n'.join(['docs: broken links:', *broken]))
+    r = subprocess.run([sys.executable, "-m", "smalldocs.cli", "render", "--strict", "--quiet", str(proc)])
+    if r.returncode:
+        sys.exit("docs: smalldocs found something wrong (above); mend the notebook or nbs/_quarto.yml.")
+    for p in (proc / "_docs").rglob("*.html"):
+        p.write_text(p.read_text().replace('class="img-fluid">', 'class="img-fluid" alt="drawn by the cell above">'))
+    broken = list(broken_links(proc / "_docs"))
+    if broken:
+        sys.exit("\n".join(["docs: broken links:", *broken]))
     shutil.rmtree(to, ignore_errors=True)
-    shutil.move(proc/'_docs', to)
-    print(f'docs: {len(list(to.rglob("*.html")))} pages in {os.path.relpath(to, root)}, no broken link')
+    shutil.move(proc / "_docs", to)
+    print(f"docs: {len(list(to.rglob('*.html')))} pages in {os.path.relpath(to, root)}, no broken link")
 
-if __name__ == '__main__':
+
+if __name__ == "__main__":
     args = sys.argv[1:]
-    if args[:1] == ['build']: build(Path(args[1]).resolve() if args[1:] else root/'_docs')
-    elif args[:1] == ['readme']:
-        text, path = readme(), root/'README.md'
-        if args[1:] == ['--check']: sys.exit(None if path.exists() and path.read_text() == text else "README.md is not what nbs/index.ipynb gives: run 'make readme'.")
-        new = path.with_name('.README.new'); new.write_text(text); new.rename(path)
-    else: sys.exit(__doc__)
+    if args[:1] == ["build"]:
+        build(Path(args[1]).resolve() if args[1:] else root / "_docs")
+    elif args[:1] == ["readme"]:
+        text, path = readme(), root / "README.md"
+        if args[1:] == ["--check"]:
+            sys.exit(
+                None
+                if path.exists() and path.read_text() == text
+                else "README.md is not what nbs/index.ipynb gives: run 'make readme'."
+            )
+        new = path.with_name(".README.new")
+        new.write_text(text)
+        new.rename(path)
+    else:
+        sys.exit(__doc__)

@@ -1,34 +1,61 @@
 """Put what notebooks read of a finished smoke run into the package, so that each can be opened and run by itself: python scripts/ship_run.py"""
-import shutil, sys
+
+import shutil
+import sys
+
 from crane.core import DATA, CraneError, project_root, write_json
 from crane.reproduce import about, promotable
 
-RUN = 'smoke'
-READ = {'02_model': ['results.json'], '03_editors': ['*.safetensors'], '04_failure_modes': ['examples.jsonl', 'curve.jsonl', '*.png'], '05_benchmark': ['*.parquet', '*.jsonl'],
-        '06_retrieval': ['thresholds.json'], '07_sft': ['summary.json', 'log.jsonl', '**/model/*'], '08_grpo': ['summary.json', 'log.jsonl', '**/model/*'],
-        '09_evaluation': ['results.json', 'scored.jsonl', 'curves.json', 'confusions.jsonl']} # stage -> what later notebooks read of it
+RUN = "smoke"
+READ = {
+    "02a_pocket": ["results.json"],
+    "03_editors": ["*.safetensors"],
+    "04_failure_modes": ["examples.jsonl", "curve.jsonl", "*.png"],
+    "05a_benchmark": ["*.parquet", "*.jsonl"],
+    "06c_retrieval": ["thresholds.json"],
+    "07a_sft": ["summary.json", "log.jsonl", "**/model/*"],
+    "08_grpo": ["summary.json", "log.jsonl", "**/model/*"],
+    "09_evaluation": ["results.json", "scored.jsonl", "curves.json", "confusions.jsonl"],
+}  # stage -> what later notebooks read of it
+
 
 def fill(to, run):
     "Copy what is read."
     for stage, patterns in READ.items():
         for pattern in patterns:
-            found = [p for p in sorted((run/stage).glob(pattern)) if p.is_file()]
-            if not found: raise CraneError(f"runs/{RUN}/{stage} holds no {pattern}, which later notebooks read: mend READ in scripts/ship_run.py.")
+            found = [p for p in sorted((run / stage).glob(pattern)) if p.is_file()]
+            if not found:
+                raise CraneError(
+                    f"runs/{RUN}/{stage} holds no {pattern}, which later notebooks read: mend READ in scripts/ship_run.py."
+                )
             for p in found:
-                copy = to/stage/p.relative_to(run/stage); copy.parent.mkdir(parents=True, exist_ok=True); shutil.copyfile(p, copy)
+                copy = to / stage / p.relative_to(run / stage)
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(p, copy)
+
 
 def ship(root):
     "Replace the shipped run in one step; it must be one that could be promoted."
-    runs, to, new = root/'runs'/RUN, DATA/RUN, DATA/f'.{RUN}.new'; origin = about(root, runs, promotable(root, runs))
+    runs, to, new = root / "runs" / RUN, DATA / RUN, DATA / f".{RUN}.new"
+    origin = about(root, runs, promotable(root, runs))
     shutil.rmtree(new, ignore_errors=True)
     try:
         fill(new, runs)
-        write_json(new/'about.json', {k: origin[k] for k in ('profile', 'commit', 'seconds', 'peak_bytes', 'stages', 'hardware')} | dict(made=f'crane reproduce --profile {RUN}, then python scripts/ship_run.py'))
-        shutil.rmtree(to, ignore_errors=True); new.rename(to)
-    finally: shutil.rmtree(new, ignore_errors=True)
+        write_json(
+            new / "about.json",
+            {k: origin[k] for k in ("profile", "commit", "seconds", "peak_bytes", "stages", "hardware")}
+            | dict(made=f"crane reproduce --profile {RUN}, then python scripts/ship_run.py"),
+        )
+        shutil.rmtree(to, ignore_errors=True)
+        new.rename(to)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
     return to
 
-if __name__ == '__main__':
-    try: to = ship(project_root())
-    except CraneError as e: sys.exit(f'ship_run: {e}')
+
+if __name__ == "__main__":
+    try:
+        to = ship(project_root())
+    except CraneError as e:
+        sys.exit(f"ship_run: {e}")
     print(f"{to}: {sum(p.stat().st_size for p in to.rglob('*') if p.is_file()):,} bytes")

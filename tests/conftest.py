@@ -1,5 +1,7 @@
 "The longest files first, so that workers side by side end together (`-n 2 --dist loadfile --no-loadscope-reorder`)."
-LONG = 'test_whole_run', 'test_notebooks', 'test_docs', 'test_reproduce'
+
+LONG = "test_whole_run", "test_notebooks", "test_docs", "test_reproduce"
+
 
 def pytest_collection_modifyitems(items):
     rank = lambda i: LONG.index(i.path.stem) if i.path.stem in LONG else len(LONG)

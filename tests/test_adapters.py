@@ -1,93 +1,252 @@
 "Public data sets become edits and probes, whatever is wrong with them is one clear sentence, and planted faults are found by the audits."
-import copy, json, os, struct, zlib
+
+import copy
+import json
+import os
+import struct
+import zlib
 from pathlib import Path
+
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
-from crane.benchmark import (ADAPTERS, ImageFolder, answer_leaks, audit_leaks, balance, entity_disjoint, field_table, frequency_baseline, image_file, load_public, missing_images, read_image,
-                             shared_questions)
+
+from crane.benchmark import answer_leaks, audit_leaks, balance, frequency_baseline, shared_questions
 from crane.core import CraneError, Edit, Probe, project_root
 from crane.failure_modes import exact_probe, varied
+from crane.public_files import ImageFolder, image_file, missing_images, read_image
+from crane.public_formats import ADAPTERS, entity_disjoint, field_table, load_public
 from crane.world import open_image
 
-FORMATS = Path(os.environ.get('CRANE_FORMATS') or project_root().parent/'shared'/'data'/'formats')
+FORMATS = Path(os.environ.get("CRANE_FORMATS") or project_root().parent / "shared" / "data" / "formats")
+
 
 def sample(name):
-    if not (FORMATS/name).is_file(): pytest.skip(f'{name} is not in {FORMATS}: set CRANE_FORMATS to the folder of the sample records')
-    return FORMATS/name
+    if not (FORMATS / name).is_file():
+        pytest.skip(f"{name} is not in {FORMATS}: set CRANE_FORMATS to the folder of the sample records")
+    return FORMATS / name
+
 
 # One made-up record of each format, in the authors' field names.
-BASE = dict(src='What city is shown?', rephrase='Which city is this?', pred='Laredo,_Texas', alt='Kankakee', image='m.1/1.jpg', image_rephrase='m.1/2.jpg', loc='nq question: who wrote emma', loc_ans='Jane Austen',
-            m_loc='m.2/1.jpg', m_loc_q='What county is shown?', m_loc_a='Outagamie County')
-PORTS = [{'port_type': f'{n}-hop', 'Q&A': {'Question': f'Question of {n} hops?', 'Answer': f'Answer {n}'}} for n in (1, 2, 4)]
-PAIR = BASE | dict(knowledge_type='entity_level', type_self='human', pred='He is a wrestler.', alt='He is a singer.', rel_1='Born?', rel_ans_1='1964', rel_2='Where?', rel_ans_2='Austin', m_rel_1='Who?', m_rel_1_ans='Steve', m_rel_2='What?',
-                   m_rel_2_ans='A singer', port_new=PORTS[:1])
-VISUAL = BASE | dict(knowledge_type='visual_knowledge', type_self='gesture', pred='', alt='It asks for rain.', rel='When?', rel_ans='In a drought', m_rel='What for?', m_rel_ans='Rain', image_rephrase_question='And here?', one_hop_img='v/3.jpg', port_new=PORTS[:1])
-INJECTION = dict(image='w/1.jpg', conversations=[{'from': 'human', 'value': '<image>\nWhat is this?'}, {'from': 'gpt', 'value': 'The memorial is ten foot tall.'}])
-EVALUATION = dict(question_id=1, image='w/2.jpg', text="'How tall?'\nAnswer the question using a single word or phrase.", answer="'ten foot'", type='artwork', ground_truth=[0], category='default')
-HOPS = [dict(question='?', cloze='…', answer=a, answer_alias=al) for a, al in [('McMahon', []), ('Libya', ['State of Libya']), ('Tripoli', ['Tarabulus'])]]
-CASE = dict(case_id=7, questions=['Capital?', 'Which capital?', 'What capital?'], answer='Washington', answer_alias=['DC'], new_answer='Tripoli', new_answer_alias=['Tarabulus'], new_single_hops=HOPS, single_hops=HOPS, orig={'triples': []},
-            requested_rewrite=[dict(subject=s, question=f'{s}?', prompt='{} is', relation_id='P27', target_new={'str': new, 'id': 'Q1'}, target_true={'str': 'USA', 'id': 'Q30'}) for s, new in [('McMahon', 'Libya'), ('WWE', 'McMahon')]])
-ROWS = {'VLKEB': {'': BASE}, 'VLKEB one-hop': {'': BASE | dict(port_new=[dict(port_edit_q='State of Kankakee?', port_edit_a='Illinois', port_q='Its state?', port_a='Illinois')])},
-        'VLKEB multi-hop': {'': BASE | dict(port_new=PORTS)}, 'MMEdit VQA': {'': BASE | dict(rephrase='"Which city?"')}, 'MMEdit caption': {'': BASE | dict(src='a photo of', alt='a cat on a mat')}, 'MMKE-Bench': {'': PAIR},
-        'CCKEB': {'': BASE | dict(src_q='…', port_new=PORTS, textual_edit=dict(src='State?', rephrase='Which state?', pred=['Illinois'], alt=['Ohio'], loc='who', loc_ans='me', image=None))},
-        'MMEVOKE': {'injection': INJECTION, 'evaluation': EVALUATION}, 'MQuAKE-CF': {'': CASE}}
+BASE = dict(
+    src="What city is shown?",
+    rephrase="Which city is this?",
+    pred="Laredo,_Texas",
+    alt="Kankakee",
+    image="m.1/1.jpg",
+    image_rephrase="m.1/2.jpg",
+    loc="nq question: who wrote emma",
+    loc_ans="Jane Austen",
+    m_loc="m.2/1.jpg",
+    m_loc_q="What county is shown?",
+    m_loc_a="Outagamie County",
+)
+PORTS = [
+    {"port_type": f"{n}-hop", "Q&A": {"Question": f"Question of {n} hops?", "Answer": f"Answer {n}"}} for n in (1, 2, 4)
+]
+PAIR = BASE | dict(
+    knowledge_type="entity_level",
+    type_self="human",
+    pred="He is a wrestler.",
+    alt="He is a singer.",
+    rel_1="Born?",
+    rel_ans_1="1964",
+    rel_2="Where?",
+    rel_ans_2="Austin",
+    m_rel_1="Who?",
+    m_rel_1_ans="Steve",
+    m_rel_2="What?",
+    m_rel_2_ans="A singer",
+    port_new=PORTS[:1],
+)
+VISUAL = BASE | dict(
+    knowledge_type="visual_knowledge",
+    type_self="gesture",
+    pred="",
+    alt="It asks for rain.",
+    rel="When?",
+    rel_ans="In a drought",
+    m_rel="What for?",
+    m_rel_ans="Rain",
+    image_rephrase_question="And here?",
+    one_hop_img="v/3.jpg",
+    port_new=PORTS[:1],
+)
+INJECTION = dict(
+    image="w/1.jpg",
+    conversations=[
+        {"from": "human", "value": "<image>\nWhat is this?"},
+        {"from": "gpt", "value": "The memorial is ten foot tall."},
+    ],
+)
+EVALUATION = dict(
+    question_id=1,
+    image="w/2.jpg",
+    text="'How tall?'\nAnswer the question using a single word or phrase.",
+    answer="'ten foot'",
+    type="artwork",
+    ground_truth=[0],
+    category="default",
+)
+HOPS = [
+    dict(question="?", cloze="…", answer=a, answer_alias=al)
+    for a, al in [("McMahon", []), ("Libya", ["State of Libya"]), ("Tripoli", ["Tarabulus"])]
+]
+CASE = dict(
+    case_id=7,
+    questions=["Capital?", "Which capital?", "What capital?"],
+    answer="Washington",
+    answer_alias=["DC"],
+    new_answer="Tripoli",
+    new_answer_alias=["Tarabulus"],
+    new_single_hops=HOPS,
+    single_hops=HOPS,
+    orig={"triples": []},
+    requested_rewrite=[
+        dict(
+            subject=s,
+            question=f"{s}?",
+            prompt="{} is",
+            relation_id="P27",
+            target_new={"str": new, "id": "Q1"},
+            target_true={"str": "USA", "id": "Q30"},
+        )
+        for s, new in [("McMahon", "Libya"), ("WWE", "McMahon")]
+    ],
+)
+ROWS = {
+    "VLKEB": {"": BASE},
+    "VLKEB one-hop": {
+        "": BASE
+        | dict(
+            port_new=[
+                dict(port_edit_q="State of Kankakee?", port_edit_a="Illinois", port_q="Its state?", port_a="Illinois")
+            ]
+        )
+    },
+    "VLKEB multi-hop": {"": BASE | dict(port_new=PORTS)},
+    "MMEdit VQA": {"": BASE | dict(rephrase='"Which city?"')},
+    "MMEdit caption": {"": BASE | dict(src="a photo of", alt="a cat on a mat")},
+    "MMKE-Bench": {"": PAIR},
+    "CCKEB": {
+        "": BASE
+        | dict(
+            src_q="…",
+            port_new=PORTS,
+            textual_edit=dict(
+                src="State?",
+                rephrase="Which state?",
+                pred=["Illinois"],
+                alt=["Ohio"],
+                loc="who",
+                loc_ans="me",
+                image=None,
+            ),
+        )
+    },
+    "MMEVOKE": {"injection": INJECTION, "evaluation": EVALUATION},
+    "MQuAKE-CF": {"": CASE},
+}
 EACH = [(f, part) for f in ROWS for part in ROWS[f]]
+
 
 def load(tmp, format, rows, images=None, **k):
     "Load lists of records, by part; parts that are not given hold the valid record."
     files = {}
     for part, row in ROWS[format].items():
-        files[part] = tmp/f'{part or "eval"}.json'; files[part].write_text(json.dumps(rows.get(part, [row])))
-    return load_public(format, files if '' not in files else files[''], images, **k)
+        files[part] = tmp / f"{part or 'eval'}.json"
+        files[part].write_text(json.dumps(rows.get(part, [row])))
+    return load_public(format, files if "" not in files else files[""], images, **k)
+
 
 def fails(says, f, *args, **k):
-    with pytest.raises(CraneError) as e: f(*args, **k)
-    for s in [says] if isinstance(says, str) else says: assert s in str(e.value), str(e.value)
+    with pytest.raises(CraneError) as e:
+        f(*args, **k)
+    for s in [says] if isinstance(says, str) else says:
+        assert s in str(e.value), str(e.value)
 
 
 # every format
 
-def test_there_is_an_example_of_every_format(): assert {f: set(p) for f, p in ROWS.items()} == {f: set(p) for f, p in ADAPTERS.items()}
 
-@pytest.mark.parametrize('format', ROWS)
+def test_there_is_an_example_of_every_format():
+    assert {f: set(p) for f, p in ROWS.items()} == {f: set(p) for f, p in ADAPTERS.items()}
+
+
+@pytest.mark.parametrize("format", ROWS)
 def test_a_valid_record_gives_valid_records(tmp_path, format):
     p = load(tmp_path, format, {})
     assert p.edits and p.probes and {x.edit_id for x in p.probes} <= {e.id for e in p.edits}
-    for r in [*p.edits, *p.probes]: assert type(r)(**r.model_dump()) == r # `model_copy` does not check
-    assert all(r.source.startswith(format) for r in [*p.edits, *p.probes]) and len({r.id for r in [*p.edits, *p.probes]}) == len(p.edits)+len(p.probes)
+    for r in [*p.edits, *p.probes]:
+        assert type(r)(**r.model_dump()) == r  # `model_copy` does not check
+    assert all(r.source.startswith(format) for r in [*p.edits, *p.probes]) and len(
+        {r.id for r in [*p.edits, *p.probes]}
+    ) == len(p.edits) + len(p.probes)
 
-@pytest.mark.parametrize('format, part', EACH)
+
+@pytest.mark.parametrize("format, part", EACH)
 def test_every_field_is_mapped_or_listed(tmp_path, format, part):
-    def names(x, at=''):
+    def names(x, at=""):
         for k, v in x.items():
             inner = v[0] if isinstance(v, list) and v and isinstance(v[0], dict) else v
-            if isinstance(inner, dict) and any(t.startswith(f'{at}{k}.') for t in known): yield from names(inner, f'{at}{k}.')
-            else: yield at+k
-    known = {k2 for k in field_table(format) for k2 in k.removeprefix(f'{part}: ').split(' or ')}
+            if isinstance(inner, dict) and any(t.startswith(f"{at}{k}.") for t in known):
+                yield from names(inner, f"{at}{k}.")
+            else:
+                yield at + k
+
+    known = {k2 for k in field_table(format) for k2 in k.removeprefix(f"{part}: ").split(" or ")}
     assert set(names(ROWS[format][part])) <= known
     p = load(tmp_path, format, {part: [ROWS[format][part] | dict(never_seen=1)]})
-    assert p.ignored[f'{part}: never_seen' if part else 'never_seen'] == 1
+    assert p.ignored[f"{part}: never_seen" if part else "never_seen"] == 1
 
-@pytest.mark.parametrize('format, part', EACH)
+
+@pytest.mark.parametrize("format, part", EACH)
 def test_a_missing_or_mistyped_field_is_named(tmp_path, format, part):
-    row = ROWS[format][part]; optional = {'case_id', 'answer_alias', 'new_answer_alias'} | ({'port_new'} if format != 'VLKEB one-hop' else set())
-    declared = {n for n in row for t in field_table(format) if n in t.removeprefix(f'{part}: ').replace('.', ' ').split() and not field_table(format)[t].startswith('ignored')}
+    row = ROWS[format][part]
+    optional = {"case_id", "answer_alias", "new_answer_alias"} | ({"port_new"} if format != "VLKEB one-hop" else set())
+    declared = {
+        n
+        for n in row
+        for t in field_table(format)
+        if n in t.removeprefix(f"{part}: ").replace(".", " ").split()
+        and not field_table(format)[t].startswith("ignored")
+    }
     for name in declared - optional:
-        fails(['.json record 2', name.replace('_1_ans', '_ans_1').replace('_2_ans', '_ans_2'), 'it is missing'], load, tmp_path, format, {part: [row, {k: v for k, v in row.items() if k != name}]})
+        fails(
+            [".json record 2", name.replace("_1_ans", "_ans_1").replace("_2_ans", "_ans_2"), "it is missing"],
+            load,
+            tmp_path,
+            format,
+            {part: [row, {k: v for k, v in row.items() if k != name}]},
+        )
     for name in declared:
-        fails(['.json record 1', f"field '{name}"], load, tmp_path, format, {part: [row | {name: {'a': 1.5}}]})
+        fails([".json record 1", f"field '{name}"], load, tmp_path, format, {part: [row | {name: {"a": 1.5}}]})
 
-@pytest.mark.parametrize('format, part', EACH)
-@pytest.mark.parametrize('bad', [3, None, 'text', ['a'], True])
-def test_a_record_that_is_no_object(tmp_path, format, part, bad): fails(['.json record 2 is no object', 'mend'], load, tmp_path, format, {part: [ROWS[format][part], bad]})
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8) | st.sampled_from(['', '</think>', '../x.jpg', '/x.jpg', '\x00', '\ud800', '1-hop', 'visual_knowledge', '<image>']),
-                    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3), max_leaves=6)
+@pytest.mark.parametrize("format, part", EACH)
+@pytest.mark.parametrize("bad", [3, None, "text", ["a"], True])
+def test_a_record_that_is_no_object(tmp_path, format, part, bad):
+    fails([".json record 2 is no object", "mend"], load, tmp_path, format, {part: [ROWS[format][part], bad]})
 
-def spots(x, at=()): # every place in a JSON value
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+    | st.sampled_from(["", "</think>", "../x.jpg", "/x.jpg", "\x00", "\ud800", "1-hop", "visual_knowledge", "<image>"]),
+    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=5), x, max_size=3),
+    max_leaves=6,
+)
+
+
+def spots(x, at=()):  # every place in a JSON value
     yield at
-    for k, v in x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else (): yield from spots(v, (*at, k))
+    for k, v in x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ():
+        yield from spots(v, (*at, k))
+
 
 @st.composite
 def mutated(draw, row):
@@ -96,227 +255,660 @@ def mutated(draw, row):
     for _ in range(draw(st.integers(1, 4))):
         *at, last = draw(st.sampled_from([s for s in spots(row) if s]))
         x = row
-        for k in at: x = x[k]
-        how = draw(st.sampled_from('drop replace nest rename double'.split()))
-        if how == 'drop' and at: del x[last]
-        elif how == 'nest': x[last] = draw(st.sampled_from([[x[last]], {'str': x[last]}]))
-        elif how == 'rename' and isinstance(x, dict): x[draw(st.text(max_size=6))] = x.pop(last)
-        elif how == 'double' and isinstance(x, list): x.append(copy.deepcopy(x[last]))
-        else: x[last] = draw(JSON)
+        for k in at:
+            x = x[k]
+        how = draw(st.sampled_from(["drop", "replace", "nest", "rename", "double"]))
+        if how == "drop" and at:
+            del x[last]
+        elif how == "nest":
+            x[last] = draw(st.sampled_from([[x[last]], {"str": x[last]}]))
+        elif how == "rename" and isinstance(x, dict):
+            x[draw(st.text(max_size=6))] = x.pop(last)
+        elif how == "double" and isinstance(x, list):
+            x.append(copy.deepcopy(x[last]))
+        else:
+            x[last] = draw(JSON)
     return row
 
-@pytest.mark.parametrize('format, part', EACH)
+
+@pytest.mark.parametrize("format, part", EACH)
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_record_crashes_an_adapter(tmp_path, format, part, data):
-    rows = data.draw(mutated(VISUAL if format == 'MMKE-Bench' and data.draw(st.booleans()) else ROWS[format][part]))
-    try: p = load(tmp_path, format, {part: rows}, data.draw(st.sampled_from([None, tmp_path])))
-    except CraneError as e: assert str(e).endswith('.') and '\n' not in str(e).strip('\n')[:40]
+    rows = data.draw(mutated(VISUAL if format == "MMKE-Bench" and data.draw(st.booleans()) else ROWS[format][part]))
+    try:
+        p = load(tmp_path, format, {part: rows}, data.draw(st.sampled_from([None, tmp_path])))
+    except CraneError as e:
+        assert str(e).endswith(".") and "\n" not in str(e).strip("\n")[:40]
     else:
-        for r in [*p.edits, *p.probes]: assert type(r)(**r.model_dump()) == r
-        missing_images(p.edits, p.probes, tmp_path), balance(p.edits, p.probes), shared_questions(p.edits, p.probes), answer_leaks(p.probes), frequency_baseline(p.edits, p.probes)
-        audit_leaks((p.edits, p.probes), (p.edits, p.probes), lambda k: k.split('/')[0])
+        for r in [*p.edits, *p.probes]:
+            assert type(r)(**r.model_dump()) == r
+        (
+            missing_images(p.edits, p.probes, tmp_path),
+            balance(p.edits, p.probes),
+            shared_questions(p.edits, p.probes),
+            answer_leaks(p.probes),
+            frequency_baseline(p.edits, p.probes),
+        )
+        audit_leaks((p.edits, p.probes), (p.edits, p.probes), lambda k: k.split("/")[0])
+
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
-@given(data=st.binary(max_size=40) | JSON.map(lambda x: json.dumps(x).encode()), suffix=st.sampled_from(['json', 'jsonl']))
+@given(
+    data=st.binary(max_size=40) | JSON.map(lambda x: json.dumps(x).encode()), suffix=st.sampled_from(["json", "jsonl"])
+)
 def test_no_file_crashes_the_door(tmp_path, data, suffix):
-    f = tmp_path/f'x.{suffix}'; f.write_bytes(data)
-    try: load_public('VLKEB', f)
-    except CraneError: pass
+    f = tmp_path / f"x.{suffix}"
+    f.write_bytes(data)
+    try:
+        load_public("VLKEB", f)
+    except CraneError:
+        pass
 
 
 # bad files
 
-@pytest.mark.parametrize('text, says', [
-    ('[{"src": 1},\n {"src" 2}]', ['line 2 column 9', 'fetch']), ('{"rows": []}', ['an object at its top level', 'list of records']), ('3', ['a single value at its top level']), ('', ['line 1 column 1']),
-    ('[' * 100_000, ['nested too deeply']), ('[' + '{"a":' * 400 + '1' + '}' * 400 + ']', ['record 1']), ('[1' + '0' * 5000 + ']', ['cannot be read']), ('[{"src": "\\ud800"}]', ['record 1'])])
-def test_broken_json(tmp_path, text, says): (tmp_path/'eval.json').write_text(text); fails(['eval.json', *says], load_public, 'VLKEB', tmp_path/'eval.json')
 
-def test_broken_json_lines(tmp_path): (tmp_path/'e.jsonl').write_text(json.dumps(BASE)+'\n\n{"src":'); fails(['line 3 column 8'], load_public, 'VLKEB', tmp_path/'e.jsonl')
-def test_bytes_that_are_no_text(tmp_path): (tmp_path/'e.json').write_bytes(b'[\xff]'); fails(['e.json cannot be read'], load_public, 'VLKEB', tmp_path/'e.json')
-def test_no_file(tmp_path): fails(['none.json is missing'], load_public, 'VLKEB', tmp_path/'none.json')
-def test_no_image_folder(tmp_path): fails(['image folder', 'is missing'], load, tmp_path, 'VLKEB', {}, tmp_path/'none')
-def test_a_folder_is_no_file(tmp_path): fails('is missing', load_public, 'VLKEB', tmp_path)
-def test_unknown_format(tmp_path): fails(["'VLKB'", 'use one of VLKEB,'], load_public, 'VLKB', tmp_path)
-def test_wrong_parts(tmp_path): fails('give files=dict(injection=…, evaluation=…)', load_public, 'MMEVOKE', tmp_path); fails('one file', load_public, 'VLKEB', dict(train=tmp_path))
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ('[{"src": 1},\n {"src" 2}]', ["line 2 column 9", "fetch"]),
+        ('{"rows": []}', ["an object at its top level", "list of records"]),
+        ("3", ["a single value at its top level"]),
+        ("", ["line 1 column 1"]),
+        ("[" * 100_000, ["nested too deeply"]),
+        ("[" + '{"a":' * 400 + "1" + "}" * 400 + "]", ["record 1"]),
+        ("[1" + "0" * 5000 + "]", ["cannot be read"]),
+        ('[{"src": "\\ud800"}]', ["record 1"]),
+    ],
+)
+def test_broken_json(tmp_path, text, says):
+    (tmp_path / "eval.json").write_text(text)
+    fails(["eval.json", *says], load_public, "VLKEB", tmp_path / "eval.json")
+
+
+def test_broken_json_lines(tmp_path):
+    (tmp_path / "e.jsonl").write_text(json.dumps(BASE) + '\n\n{"src":')
+    fails(["line 3 column 8"], load_public, "VLKEB", tmp_path / "e.jsonl")
+
+
+def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "e.json").write_bytes(b"[\xff]")
+    fails(["e.json cannot be read"], load_public, "VLKEB", tmp_path / "e.json")
+
+
+def test_no_file(tmp_path):
+    fails(["none.json is missing"], load_public, "VLKEB", tmp_path / "none.json")
+
+
+def test_no_image_folder(tmp_path):
+    fails(["image folder", "is missing"], load, tmp_path, "VLKEB", {}, tmp_path / "none")
+
+
+def test_a_folder_is_no_file(tmp_path):
+    fails("is missing", load_public, "VLKEB", tmp_path)
+
+
+def test_unknown_format(tmp_path):
+    fails(["'VLKB'", "use one of VLKEB,"], load_public, "VLKB", tmp_path)
+
+
+def test_wrong_parts(tmp_path):
+    fails("give files=dict(injection=…, evaluation=…)", load_public, "MMEVOKE", tmp_path)
+    fails("one file", load_public, "VLKEB", dict(train=tmp_path))
+
+
 def test_a_list_of_json_lines_reads_as_json(tmp_path):
-    (tmp_path/'e.jsonl').write_text(json.dumps(BASE)+'\n'); (tmp_path/'e.json').write_text('\ufeff'+json.dumps([BASE]))
-    assert [e.model_dump() | dict(source='') for e in load_public('VLKEB', tmp_path/'e.jsonl').edits] == [e.model_dump() | dict(source='') for e in load_public('VLKEB', tmp_path/'e.json').edits]
+    (tmp_path / "e.jsonl").write_text(json.dumps(BASE) + "\n")
+    (tmp_path / "e.json").write_text("\ufeff" + json.dumps([BASE]))
+    assert [e.model_dump() | dict(source="") for e in load_public("VLKEB", tmp_path / "e.jsonl").edits] == [
+        e.model_dump() | dict(source="") for e in load_public("VLKEB", tmp_path / "e.json").edits
+    ]
 
 
 # bad records
 
-def test_an_empty_alt_is_left_out_and_told(tmp_path):
-    p = load(tmp_path, 'VLKEB', {'': [BASE, BASE | dict(alt=''), BASE]})
-    assert [e.id for e in p.edits] == ['eval/1', 'eval/3'] and any("empty 'alt'" in r and 'the first is 2' in r for r in p.remarks)
-@pytest.mark.parametrize('name', ['src', 'rephrase', 'image', 'loc', 'm_loc', 'm_loc_q'])
-@pytest.mark.parametrize('empty', ['', ' \n', '<think></think>'])
-def test_an_empty_text(tmp_path, name, empty): fails(['eval.json record 2', f"field '{name}'", 'mend that record'], load, tmp_path, 'VLKEB', {'': [BASE, BASE | {name: empty}]})
-@pytest.mark.parametrize('name', ['pred', 'loc_ans', 'm_loc_a'])
-def test_a_text_that_may_be_empty(tmp_path, name): assert load(tmp_path, 'VLKEB', {'': [BASE | {name: ''}]}).edits
-def test_an_empty_old_answer_is_no_name(tmp_path): assert all('' not in p.old_names for p in load(tmp_path, 'VLKEB', {'': [BASE | dict(pred='')]}).probes)
-@pytest.mark.parametrize('format, part, name', [('MQuAKE-CF', '', 'case_id'), ('MMEVOKE', 'evaluation', 'question_id')])
-def test_duplicate_ids(tmp_path, format, part, name): fails(['record 2', f"field '{name}'", 'already names another record'], load, tmp_path, format, {part: [ROWS[format][part]]*2})
-def test_an_id_as_number_and_as_text_is_one_id(tmp_path): fails('already names another record', load, tmp_path, 'MQuAKE-CF', {'': [CASE, CASE | dict(case_id='7')]})
-@pytest.mark.parametrize('gold, says', [([5], 'injection/6'), ([-1], 'injection/0'), ([0, 9], 'injection/10'), ([], 'ground_truth'), ([True], 'ground_truth')])
-def test_a_gold_context_that_is_not_there(tmp_path, gold, says): fails([says, 'ground_truth'], load, tmp_path, 'MMEVOKE', {'evaluation': [EVALUATION | dict(ground_truth=gold)]})
-def test_a_case_without_an_id_is_numbered(tmp_path): assert [e.id for e in load(tmp_path, 'MQuAKE-CF', {'': [{k: v for k, v in CASE.items() if k != 'case_id'}]}).edits] == ['eval/1/1', 'eval/1/2']
-def test_evaluation_without_gold_context(tmp_path): fails(["record 1, field 'ground_truth': it is missing"], load, tmp_path, 'MMEVOKE', {'evaluation': [{k: v for k, v in EVALUATION.items() if k != 'ground_truth'}]})
-def test_a_conversation_without_an_answer(tmp_path): fails(["field 'conversations'", 'one from gpt'], load, tmp_path, 'MMEVOKE', {'injection': [INJECTION | dict(conversations=[INJECTION['conversations'][0]]*2)]})
 
-@pytest.mark.parametrize('markup', ['</think><answer>Rome</answer>', '<|im_end|>', '<th<think>ink>', '<image>', '</s>'])
+def test_an_empty_alt_is_left_out_and_told(tmp_path):
+    p = load(tmp_path, "VLKEB", {"": [BASE, BASE | dict(alt=""), BASE]})
+    assert [e.id for e in p.edits] == ["eval/1", "eval/3"] and any(
+        "empty 'alt'" in r and "the first is 2" in r for r in p.remarks
+    )
+
+
+@pytest.mark.parametrize("name", ["src", "rephrase", "image", "loc", "m_loc", "m_loc_q"])
+@pytest.mark.parametrize("empty", ["", " \n", "<think></think>"])
+def test_an_empty_text(tmp_path, name, empty):
+    fails(
+        ["eval.json record 2", f"field '{name}'", "mend that record"],
+        load,
+        tmp_path,
+        "VLKEB",
+        {"": [BASE, BASE | {name: empty}]},
+    )
+
+
+@pytest.mark.parametrize("name", ["pred", "loc_ans", "m_loc_a"])
+def test_a_text_that_may_be_empty(tmp_path, name):
+    assert load(tmp_path, "VLKEB", {"": [BASE | {name: ""}]}).edits
+
+
+def test_an_empty_old_answer_is_no_name(tmp_path):
+    assert all("" not in p.old_names for p in load(tmp_path, "VLKEB", {"": [BASE | dict(pred="")]}).probes)
+
+
+@pytest.mark.parametrize("format, part, name", [("MQuAKE-CF", "", "case_id"), ("MMEVOKE", "evaluation", "question_id")])
+def test_duplicate_ids(tmp_path, format, part, name):
+    fails(
+        ["record 2", f"field '{name}'", "already names another record"],
+        load,
+        tmp_path,
+        format,
+        {part: [ROWS[format][part]] * 2},
+    )
+
+
+def test_an_id_as_number_and_as_text_is_one_id(tmp_path):
+    fails("already names another record", load, tmp_path, "MQuAKE-CF", {"": [CASE, CASE | dict(case_id="7")]})
+
+
+@pytest.mark.parametrize(
+    "gold, says",
+    [
+        ([5], "injection/6"),
+        ([-1], "injection/0"),
+        ([0, 9], "injection/10"),
+        ([], "ground_truth"),
+        ([True], "ground_truth"),
+    ],
+)
+def test_a_gold_context_that_is_not_there(tmp_path, gold, says):
+    fails([says, "ground_truth"], load, tmp_path, "MMEVOKE", {"evaluation": [EVALUATION | dict(ground_truth=gold)]})
+
+
+def test_a_case_without_an_id_is_numbered(tmp_path):
+    assert [
+        e.id for e in load(tmp_path, "MQuAKE-CF", {"": [{k: v for k, v in CASE.items() if k != "case_id"}]}).edits
+    ] == ["eval/1/1", "eval/1/2"]
+
+
+def test_evaluation_without_gold_context(tmp_path):
+    fails(
+        ["record 1, field 'ground_truth': it is missing"],
+        load,
+        tmp_path,
+        "MMEVOKE",
+        {"evaluation": [{k: v for k, v in EVALUATION.items() if k != "ground_truth"}]},
+    )
+
+
+def test_a_conversation_without_an_answer(tmp_path):
+    fails(
+        ["field 'conversations'", "one from gpt"],
+        load,
+        tmp_path,
+        "MMEVOKE",
+        {"injection": [INJECTION | dict(conversations=[INJECTION["conversations"][0]] * 2)]},
+    )
+
+
+@pytest.mark.parametrize("markup", ["</think><answer>Rome</answer>", "<|im_end|>", "<th<think>ink>", "<image>", "</s>"])
 def test_markup_is_taken_out_and_told(tmp_path, markup):
-    p = load(tmp_path, 'VLKEB', {'': [BASE, BASE | dict(alt='Kankakee'+markup)]})
-    assert '<' not in p.edits[1].target_new and p.edits[1].target_new.startswith('Kankakee')
-    assert any("field 'alt'" in r and 'markup' in r and 'the first is 2' in r for r in p.remarks)
-def test_special_tokens_of_a_model_are_taken_out(tmp_path): assert load(tmp_path, 'VLKEB', {'': [BASE | dict(alt='Kan<start_of_turn>kakee')]}, special=('<start_of_turn>',)).edits[0].target_new == 'Kankakee'
+    p = load(tmp_path, "VLKEB", {"": [BASE, BASE | dict(alt="Kankakee" + markup)]})
+    assert "<" not in p.edits[1].target_new and p.edits[1].target_new.startswith("Kankakee")
+    assert any("field 'alt'" in r and "markup" in r and "the first is 2" in r for r in p.remarks)
+
+
+def test_special_tokens_of_a_model_are_taken_out(tmp_path):
+    assert (
+        load(tmp_path, "VLKEB", {"": [BASE | dict(alt="Kan<start_of_turn>kakee")]}, special=("<start_of_turn>",))
+        .edits[0]
+        .target_new
+        == "Kankakee"
+    )
+
+
 def test_markup_in_nested_texts(tmp_path):
-    p = load(tmp_path, 'VLKEB multi-hop', {'': [BASE | dict(port_new=[{'port_type': '1-hop', 'Q&A': {'Question': 'Who?<think>', 'Answer': 'Me'}}])]})
-    assert p.probes[-1].question == 'Who?' and any("'port_new.Q&A.Question'" in r for r in p.remarks)
+    p = load(
+        tmp_path,
+        "VLKEB multi-hop",
+        {"": [BASE | dict(port_new=[{"port_type": "1-hop", "Q&A": {"Question": "Who?<think>", "Answer": "Me"}}])]},
+    )
+    assert p.probes[-1].question == "Who?" and any("'port_new.Q&A.Question'" in r for r in p.remarks)
+
+
 def test_tidied_habits_are_told(tmp_path):
-    p = load(tmp_path, 'MMEdit VQA', {})
-    assert [x.question for x in p.probes if x.kind in ('text_rephrase', 'text_locality')] == ['Which city?', 'who wrote emma'] and len(p.remarks) == 2
+    p = load(tmp_path, "MMEdit VQA", {})
+    assert [x.question for x in p.probes if x.kind in ("text_rephrase", "text_locality")] == [
+        "Which city?",
+        "who wrote emma",
+    ] and len(p.remarks) == 2
 
 
 # what each format becomes
 
-def by_kind(p): return {k: [x for x in p.probes if x.kind == k] for k in dict.fromkeys(x.kind for x in p.probes)}
+
+def by_kind(p):
+    return {k: [x for x in p.probes if x.kind == k] for k in dict.fromkeys(x.kind for x in p.probes)}
+
 
 def test_vlkeb(tmp_path):
-    p = load(tmp_path, 'VLKEB', {}); e, = p.edits; k = by_kind(p)
-    assert (e.subject, e.subject_name, e.target, e.target_old) == ('laredo texas', 'Laredo, Texas', 'kankakee', 'Laredo, Texas') and p.ignored == {}
-    assert {kind: (x.question, x.image, x.answer) for kind, (x,) in k.items()} == dict(exact=(BASE['src'], 'm.1/1.jpg', 'Kankakee'), text_rephrase=(BASE['rephrase'], 'm.1/1.jpg', 'Kankakee'), image_rephrase=(BASE['src'], 'm.1/2.jpg', 'Kankakee'),
-        text_locality=('who wrote emma', None, 'Jane Austen'), image_locality=(BASE['m_loc_q'], 'm.2/1.jpg', 'Outagamie County'))
-    assert all(x.edit_names == ['Kankakee'] for x in p.probes)
+    p = load(tmp_path, "VLKEB", {})
+    (e,) = p.edits
+    k = by_kind(p)
+    assert (e.subject, e.subject_name, e.target, e.target_old) == (
+        "laredo texas",
+        "Laredo, Texas",
+        "kankakee",
+        "Laredo, Texas",
+    ) and p.ignored == {}
+    assert {kind: (x.question, x.image, x.answer) for kind, (x,) in k.items()} == dict(
+        exact=(BASE["src"], "m.1/1.jpg", "Kankakee"),
+        text_rephrase=(BASE["rephrase"], "m.1/1.jpg", "Kankakee"),
+        image_rephrase=(BASE["src"], "m.1/2.jpg", "Kankakee"),
+        text_locality=("who wrote emma", None, "Jane Austen"),
+        image_locality=(BASE["m_loc_q"], "m.2/1.jpg", "Outagamie County"),
+    )
+    assert all(x.edit_names == ["Kankakee"] for x in p.probes)
+
+
 def test_one_hop(tmp_path):
-    p = load(tmp_path, 'VLKEB one-hop', {}); hop, = by_kind(p)['multi_hop']
-    assert hop.chain == [['Kankakee']] and hop.hops == 1 and hop.also == [p.edits[1].id] and hop.edit_id == p.edits[0].id and p.edits[1].subject == p.edits[0].target
+    p = load(tmp_path, "VLKEB one-hop", {})
+    (hop,) = by_kind(p)["multi_hop"]
+    assert (
+        hop.chain == [["Kankakee"]]
+        and hop.hops == 1
+        and hop.also == [p.edits[1].id]
+        and hop.edit_id == p.edits[0].id
+        and p.edits[1].subject == p.edits[0].target
+    )
+
+
 def test_multi_hop(tmp_path):
-    hops = by_kind(load(tmp_path, 'VLKEB multi-hop', {}))['multi_hop']
-    assert [x.hops for x in hops] == [1, 2, 4] and [x.tags for x in hops] == [[], ['partial-chain'], ['partial-chain']] and all(x.chain == [['Kankakee']] for x in hops)
-    assert load(tmp_path, 'VLKEB multi-hop', {'': [BASE]}).edits
+    hops = by_kind(load(tmp_path, "VLKEB multi-hop", {}))["multi_hop"]
+    assert (
+        [x.hops for x in hops] == [1, 2, 4]
+        and [x.tags for x in hops] == [[], ["partial-chain"], ["partial-chain"]]
+        and all(x.chain == [["Kankakee"]] for x in hops)
+    )
+    assert load(tmp_path, "VLKEB multi-hop", {"": [BASE]}).edits
+
+
 def test_mmedit(tmp_path):
-    a, b = (load(tmp_path, f, {}).edits[0] for f in ('MMEdit VQA', 'MMEdit caption'))
-    assert (a.relation, b.relation, a.subject, b.target_new) == ('vqa', 'caption', 'm.1/1.jpg', 'a cat on a mat')
-@pytest.mark.parametrize('row, n, image', [(PAIR, 12, 'm.1/1.jpg'), (VISUAL, 9, 'v/3.jpg'), (PAIR | dict(knowledge_type='user_specific', one_hop_img='v/3.jpg'), 12, 'v/3.jpg')])
+    a, b = (load(tmp_path, f, {}).edits[0] for f in ("MMEdit VQA", "MMEdit caption"))
+    assert (a.relation, b.relation, a.subject, b.target_new) == ("vqa", "caption", "m.1/1.jpg", "a cat on a mat")
+
+
+@pytest.mark.parametrize(
+    "row, n, image",
+    [
+        (PAIR, 12, "m.1/1.jpg"),
+        (VISUAL, 9, "v/3.jpg"),
+        (PAIR | dict(knowledge_type="user_specific", one_hop_img="v/3.jpg"), 12, "v/3.jpg"),
+    ],
+)
 def test_mmke(tmp_path, row, n, image):
-    p = load(tmp_path, 'MMKE-Bench', {'': [row]})
-    assert len(p.probes) == n and by_kind(p)['multi_hop'][0].image == image and all(row['knowledge_type'] in x.tags for x in p.probes)
-def test_mmke_user_needs_its_picture(tmp_path): fails("field 'one_hop_img': it is missing", load, tmp_path, 'MMKE-Bench', {'': [PAIR | dict(knowledge_type='user_specific')]})
-def test_mmke_entities_have_no_picture_of_their_own(tmp_path): assert by_kind(load(tmp_path, 'MMKE-Bench', {'': [PAIR | dict(one_hop_img='../unchecked.jpg')]}))['multi_hop'][0].image == 'm.1/1.jpg'
-def test_a_field_without_a_name_is_ignored(tmp_path): assert load(tmp_path, 'VLKEB', {'': [BASE | {'': [1]}]}).ignored == {'': 1}
-def test_mmke_of_an_unknown_kind(tmp_path): fails("field 'knowledge_type'", load, tmp_path, 'MMKE-Bench', {'': [PAIR | dict(knowledge_type='other')]})
+    p = load(tmp_path, "MMKE-Bench", {"": [row]})
+    assert (
+        len(p.probes) == n
+        and by_kind(p)["multi_hop"][0].image == image
+        and all(row["knowledge_type"] in x.tags for x in p.probes)
+    )
+
+
+def test_mmke_user_needs_its_picture(tmp_path):
+    fails(
+        "field 'one_hop_img': it is missing",
+        load,
+        tmp_path,
+        "MMKE-Bench",
+        {"": [PAIR | dict(knowledge_type="user_specific")]},
+    )
+
+
+def test_mmke_entities_have_no_picture_of_their_own(tmp_path):
+    assert (
+        by_kind(load(tmp_path, "MMKE-Bench", {"": [PAIR | dict(one_hop_img="../unchecked.jpg")]}))["multi_hop"][0].image
+        == "m.1/1.jpg"
+    )
+
+
+def test_a_field_without_a_name_is_ignored(tmp_path):
+    assert load(tmp_path, "VLKEB", {"": [BASE | {"": [1]}]}).ignored == {"": 1}
+
+
+def test_mmke_of_an_unknown_kind(tmp_path):
+    fails("field 'knowledge_type'", load, tmp_path, "MMKE-Bench", {"": [PAIR | dict(knowledge_type="other")]})
+
+
 def test_cckeb(tmp_path):
-    p = load(tmp_path, 'CCKEB', {}); hops = by_kind(p)['multi_hop']; visual, fact = p.edits
-    assert (fact.modality, fact.target_old, fact.target_new, fact.subject) == ('textual', 'Illinois', 'Ohio', visual.target)
-    assert [(x.answer, x.also) for x in hops] == [('Ohio', [fact.id]), ('Answer 1', []), ('Answer 2', []), ('Answer 4', [])] and set(p.ignored) == {'src_q', 'textual_edit.image'}
+    p = load(tmp_path, "CCKEB", {})
+    hops = by_kind(p)["multi_hop"]
+    visual, fact = p.edits
+    assert (fact.modality, fact.target_old, fact.target_new, fact.subject) == (
+        "textual",
+        "Illinois",
+        "Ohio",
+        visual.target,
+    )
+    assert [(x.answer, x.also) for x in hops] == [
+        ("Ohio", [fact.id]),
+        ("Answer 1", []),
+        ("Answer 2", []),
+        ("Answer 4", []),
+    ] and set(p.ignored) == {"src_q", "textual_edit.image"}
+
+
 def test_cckeb_with_comp_questions(tmp_path):
-    row = ROWS['CCKEB'][''] | dict(port_new=[{'port_type': 'comp', 'Q&A': {'Question': 'Q?', 'Answer': 'Ohio', 'Query': 'q'}}])
-    assert [x.tags for x in by_kind(load(tmp_path, 'CCKEB', {'': [row]}))['multi_hop']] == [['compositional']]
+    row = ROWS["CCKEB"][""] | dict(
+        port_new=[{"port_type": "comp", "Q&A": {"Question": "Q?", "Answer": "Ohio", "Query": "q"}}]
+    )
+    assert [x.tags for x in by_kind(load(tmp_path, "CCKEB", {"": [row]}))["multi_hop"]] == [["compositional"]]
+
+
 def test_mmevoke(tmp_path):
-    p = load(tmp_path, 'MMEVOKE', {'injection': [INJECTION]*2, 'evaluation': [EVALUATION, EVALUATION | dict(question_id=2, ground_truth=[1, 0])]})
-    assert [(x.edit_id, x.also, x.question, x.answer) for x in p.probes] == [('injection/1', [], 'How tall?', 'ten foot'), ('injection/2', ['injection/1'], 'How tall?', 'ten foot')] and p.edits[0].target_old == ''
+    p = load(
+        tmp_path,
+        "MMEVOKE",
+        {
+            "injection": [INJECTION] * 2,
+            "evaluation": [EVALUATION, EVALUATION | dict(question_id=2, ground_truth=[1, 0])],
+        },
+    )
+    assert [(x.edit_id, x.also, x.question, x.answer) for x in p.probes] == [
+        ("injection/1", [], "How tall?", "ten foot"),
+        ("injection/2", ["injection/1"], "How tall?", "ten foot"),
+    ] and p.edits[0].target_old == ""
+
+
 def test_mquake(tmp_path):
-    p = load(tmp_path, 'MQuAKE-CF', {}); hops = by_kind(p)['multi_hop']
-    assert [e.aliases for e in p.edits] == [['State of Libya'], []] and len(hops) == 3 and hops[0].also == [p.edits[1].id]
-    assert (hops[0].chain, hops[0].hops, hops[0].answer, hops[0].aliases, hops[0].old_names) == ([['McMahon'], ['Libya', 'State of Libya']], 2, 'Tripoli', ['Tarabulus'], ['Washington', 'DC'])
+    p = load(tmp_path, "MQuAKE-CF", {})
+    hops = by_kind(p)["multi_hop"]
+    assert (
+        [e.aliases for e in p.edits] == [["State of Libya"], []] and len(hops) == 3 and hops[0].also == [p.edits[1].id]
+    )
+    assert (hops[0].chain, hops[0].hops, hops[0].answer, hops[0].aliases, hops[0].old_names) == (
+        [["McMahon"], ["Libya", "State of Libya"]],
+        2,
+        "Tripoli",
+        ["Tarabulus"],
+        ["Washington", "DC"],
+    )
 
 
 # pictures
 
+
 def png(w, h):
-    chunk = lambda kind, data: struct.pack('>I', len(data))+kind+data+struct.pack('>I', zlib.crc32(kind+data))
-    return b'\x89PNG\r\n\x1a\n'+chunk(b'IHDR', struct.pack('>IIBBBBB', w, h, 8, 2, 0, 0, 0))+chunk(b'IEND', b'')
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")
+
 
 @pytest.fixture
 def folder(tmp_path):
-    d = tmp_path/'img'; (d/'m.1').mkdir(parents=True)
-    Image.new('RGB', (8, 8), 'red').save(d/'m.1/1.jpg'); Image.new('RGB', (8, 8)).save(tmp_path/'secret.png')
-    (d/'text.jpg').write_text('no picture'); (d/'cut.png').write_bytes((tmp_path/'secret.png').read_bytes()[:-30]); Image.effect_noise((64, 64), 90).save(d/'half.png'); (d/'half.png').write_bytes((d/'half.png').read_bytes()[:2000]); (d/'bomb.png').write_bytes(png(60_000, 60_000)); (d/'half_bomb.png').write_bytes(png(10_000, 9_500))
-    (d/'out.png').symlink_to(tmp_path/'secret.png'); (d/'up').symlink_to(tmp_path); (d/'loop').symlink_to('loop'); (d/'in.jpg').symlink_to('m.1/1.jpg'); os.mkfifo(d/'pipe.png')
-    Image.new('RGB', (4, 4)).save(d/'a.eps')
+    d = tmp_path / "img"
+    (d / "m.1").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(d / "m.1/1.jpg")
+    Image.new("RGB", (8, 8)).save(tmp_path / "secret.png")
+    (d / "text.jpg").write_text("no picture")
+    (d / "cut.png").write_bytes((tmp_path / "secret.png").read_bytes()[:-30])
+    Image.effect_noise((64, 64), 90).save(d / "half.png")
+    (d / "half.png").write_bytes((d / "half.png").read_bytes()[:2000])
+    (d / "bomb.png").write_bytes(png(60_000, 60_000))
+    (d / "half_bomb.png").write_bytes(png(10_000, 9_500))
+    (d / "out.png").symlink_to(tmp_path / "secret.png")
+    (d / "up").symlink_to(tmp_path)
+    (d / "loop").symlink_to("loop")
+    (d / "in.jpg").symlink_to("m.1/1.jpg")
+    os.mkfifo(d / "pipe.png")
+    Image.new("RGB", (4, 4)).save(d / "a.eps")
     return d
 
-@pytest.mark.parametrize('key, says', [('../secret.png', "'..'"), ('m.1/../../secret.png', "'..'"), ('/etc/hostname', 'absolute'), ('C:\\a.png', 'absolute'), ('m.1\\..\\..\\secret.png', "'..'"), ('a\x00b.png', 'control character'), ('x'*5000, 'characters')])
+
+@pytest.mark.parametrize(
+    "key, says",
+    [
+        ("../secret.png", "'..'"),
+        ("m.1/../../secret.png", "'..'"),
+        ("/etc/hostname", "absolute"),
+        ("C:\\a.png", "absolute"),
+        ("m.1\\..\\..\\secret.png", "'..'"),
+        ("a\x00b.png", "control character"),
+        ("x" * 5000, "characters"),
+    ],
+)
 def test_a_path_that_leaves_the_folder(tmp_path, folder, key, says):
-    fails(['eval.json record 1', "field 'image_rephrase'", says], load, tmp_path, 'VLKEB', {'': [BASE | dict(image_rephrase=key)]})
+    fails(
+        ["eval.json record 1", "field 'image_rephrase'", says],
+        load,
+        tmp_path,
+        "VLKEB",
+        {"": [BASE | dict(image_rephrase=key)]},
+    )
     fails(says, read_image, key, folder)
 
-@pytest.mark.parametrize('key, says', [('out.png', 'symbolic link'), ('up/secret.png', 'symbolic link'), ('text.jpg', 'none of PNG'), ('cut.png', 'cannot be read'), ('half.png', 'cannot be read'), ('bomb.png', 'pixels'), ('half_bomb.png', 'pixels'), ('none.png', 'fetch it'), ('m.1', 'fetch it'),
-                                       ('pipe.png', 'fetch it'), ('a.eps', 'none of PNG'), ('x'*300, 'looked up'), ('loop/x.png', 'looked up')])
+
+@pytest.mark.parametrize(
+    "key, says",
+    [
+        ("out.png", "symbolic link"),
+        ("up/secret.png", "symbolic link"),
+        ("text.jpg", "none of PNG"),
+        ("cut.png", "cannot be read"),
+        ("half.png", "cannot be read"),
+        ("bomb.png", "pixels"),
+        ("half_bomb.png", "pixels"),
+        ("none.png", "fetch it"),
+        ("m.1", "fetch it"),
+        ("pipe.png", "fetch it"),
+        ("a.eps", "none of PNG"),
+        ("x" * 300, "looked up"),
+        ("loop/x.png", "looked up"),
+    ],
+)
 def test_a_bad_picture(folder, key, says):
     fails([key[:80], says], read_image, key, folder)
-    probe = Probe(id='p', edit_id='e', kind='exact', question='?', image=key, answer='a', edit_names=['a'])
-    finding, = missing_images([], [probe], folder, decode=True)
-    assert finding.fault and 'needed by p' in finding.what
+    probe = Probe(id="p", edit_id="e", kind="exact", question="?", image=key, answer="a", edit_names=["a"])
+    (finding,) = missing_images([], [probe], folder, decode=True)
+    assert finding.fault and "needed by p" in finding.what
 
-@pytest.mark.filterwarnings('error')
+
+@pytest.mark.filterwarnings("error")
 def test_a_good_picture(tmp_path, folder):
-    p = load(tmp_path, 'VLKEB', {'': [BASE | dict(image='in.jpg', image_rephrase='m.1/1.jpg', m_loc='m.1/1.jpg')]}, folder)
-    assert open_image('m.1/1.jpg', p).size == (8, 8) and open_image('in.jpg', p).mode == 'RGB' and missing_images(p.edits, p.probes, folder, decode=True) == []
-    assert image_file('m.1/1.jpg', folder) == (folder/'m.1/1.jpg').resolve()
+    p = load(
+        tmp_path, "VLKEB", {"": [BASE | dict(image="in.jpg", image_rephrase="m.1/1.jpg", m_loc="m.1/1.jpg")]}, folder
+    )
+    assert (
+        open_image("m.1/1.jpg", p).size == (8, 8)
+        and open_image("in.jpg", p).mode == "RGB"
+        and missing_images(p.edits, p.probes, folder, decode=True) == []
+    )
+    assert image_file("m.1/1.jpg", folder) == (folder / "m.1/1.jpg").resolve()
+
 
 def test_an_unsafe_key_is_not_tried_as_a_file(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    class Given: images = ImageFolder(folder)
-    for key in ('out.png', '../secret.png', str(folder.parent/'secret.png')): fails('image', open_image, key, Given())
+
+    class Given:
+        images = ImageFolder(folder)
+
+    for key in ("out.png", "../secret.png", str(folder.parent / "secret.png")):
+        fails("image", open_image, key, Given())
+
 
 def test_missing_pictures_are_listed_before_anything_runs(tmp_path, folder):
-    p = load(tmp_path, 'VLKEB', {'': [BASE, BASE]}, folder)
-    assert [f.what.split(' is missing; needed by ') for f in missing_images(p.edits, p.probes, folder)] == [['m.1/2.jpg', 'eval/1/image_rephrase and 1 more'], ['m.2/1.jpg', 'eval/1/image_locality and 1 more']]
+    p = load(tmp_path, "VLKEB", {"": [BASE, BASE]}, folder)
+    assert [f.what.split(" is missing; needed by ") for f in missing_images(p.edits, p.probes, folder)] == [
+        ["m.1/2.jpg", "eval/1/image_rephrase and 1 more"],
+        ["m.2/1.jpg", "eval/1/image_locality and 1 more"],
+    ]
 
 
 # audits
 
-def edit(i, **k): return Edit(**dict(id=i, modality='visual', relation='identity', subject=f's{i}', subject_name=f'S{i}', target=f't{i}', image=f'{i}/1.png', question=f'Who is {i}?', target_old=f'Old{i}', target_new=f'New{i}') | k)
-def split(*edits): return list(edits), [p for e in edits for p in (exact_probe(e), varied(exact_probe(e), 'text_rephrase', question=f'Name {e.id}.'))]
-shown = lambda key: key.split('/')[0]
 
-def test_a_sound_split_has_no_leak(): assert not any(r['n'] for r in audit_leaks(split(edit('a'), edit('b')), split(edit('c')), shown).values())
-@pytest.mark.parametrize('leak, fault, others', [('subject', dict(subject='sa'), []), ('target', dict(target='ta'), []), ('pair', dict(subject='sa', target='ta'), ['subject', 'target']), ('crossed', dict(target='sa'), []), ('crossed', dict(subject='ta'), []),
-                                                 ('image', dict(image='a/1.png'), ['shown']), ('shown', dict(image='a/2.png'), []), ('question', dict(question='WHO is a'), [])])
+def edit(i, **k):
+    return Edit(
+        **dict(
+            id=i,
+            modality="visual",
+            relation="identity",
+            subject=f"s{i}",
+            subject_name=f"S{i}",
+            target=f"t{i}",
+            image=f"{i}/1.png",
+            question=f"Who is {i}?",
+            target_old=f"Old{i}",
+            target_new=f"New{i}",
+        )
+        | k
+    )
+
+
+def split(*edits):
+    return list(edits), [
+        p for e in edits for p in (exact_probe(e), varied(exact_probe(e), "text_rephrase", question=f"Name {e.id}."))
+    ]
+
+
+shown = lambda key: key.split("/")[0]
+
+
+def test_a_sound_split_has_no_leak():
+    assert not any(r["n"] for r in audit_leaks(split(edit("a"), edit("b")), split(edit("c")), shown).values())
+
+
+@pytest.mark.parametrize(
+    "leak, fault, others",
+    [
+        ("subject", dict(subject="sa"), []),
+        ("target", dict(target="ta"), []),
+        ("pair", dict(subject="sa", target="ta"), ["subject", "target"]),
+        ("crossed", dict(target="sa"), []),
+        ("crossed", dict(subject="ta"), []),
+        ("image", dict(image="a/1.png"), ["shown"]),
+        ("shown", dict(image="a/2.png"), []),
+        ("question", dict(question="WHO is a"), []),
+    ],
+)
 def test_a_planted_leak_is_found(leak, fault, others):
-    a = audit_leaks(split(edit('a'), edit('b')), split(edit('c', **fault), edit('d')), shown)
-    assert {k for k, r in a.items() if r['n']} == {leak, *others} and a[leak]['n'] == 1 and a[leak]['examples']
+    a = audit_leaks(split(edit("a"), edit("b")), split(edit("c", **fault), edit("d")), shown)
+    assert {k for k, r in a.items() if r["n"]} == {leak, *others} and a[leak]["n"] == 1 and a[leak]["examples"]
+
+
 def test_a_leaked_wording_is_found():
-    es, ps = split(edit('c'))
-    a = audit_leaks(split(edit('a')), (es, [*ps, varied(ps[0], 'both_rephrase', question='name a')]))
-    assert a['wording']['n'] == a['question']['n'] == 1 and a['wording']['of'] == 2
+    es, ps = split(edit("c"))
+    a = audit_leaks(split(edit("a")), (es, [*ps, varied(ps[0], "both_rephrase", question="name a")]))
+    assert a["wording"]["n"] == a["question"]["n"] == 1 and a["wording"]["of"] == 2
+
+
 def test_entity_disjoint():
-    train = [edit('a')]; fault = edit('c', target='sa'); kept, probes, n = entity_disjoint(train, [fault, edit('d'), edit('e')], [exact_probe(fault), exact_probe(edit('d')), exact_probe(edit('e')).model_copy(update=dict(also=['c']))])
-    assert [e.id for e in kept] == ['d', 'e'] and [p.edit_id for p in probes] == ['d'] and n == 1
-    assert not any(audit_leaks((train, []), (kept, probes))[k]['n'] for k in ('subject', 'target', 'pair', 'crossed'))
+    train = [edit("a")]
+    fault = edit("c", target="sa")
+    kept, probes, n = entity_disjoint(
+        train,
+        [fault, edit("d"), edit("e")],
+        [exact_probe(fault), exact_probe(edit("d")), exact_probe(edit("e")).model_copy(update=dict(also=["c"]))],
+    )
+    assert [e.id for e in kept] == ["d", "e"] and [p.edit_id for p in probes] == ["d"] and n == 1
+    assert not any(audit_leaks((train, []), (kept, probes))[k]["n"] for k in ("subject", "target", "pair", "crossed"))
+
+
 def test_shared_questions():
-    es = [edit('a', question='Who?'), edit('b', question='who'), edit('c', question='Who?', target='ta'), edit('d')]
-    s = shared_questions(es, [varied(exact_probe(es[3]), 'image_locality', question='Who?'), varied(exact_probe(es[3]), 'image_locality', question='Where?')])
-    assert s['different_target']['n'] == 3 and s['questions']['n'] == 1 and s['image_locality'] == dict(n=1, of=2, share=.5, examples=['d/image_locality']) and s['text_only_ceiling'] == 3/4
-@pytest.mark.parametrize('leak, fault', [('answer', dict(question='Is it Newa?')), ('answer', dict(question='Is it Nova?', aliases=['nova'])), ('bridge', dict(kind='multi_hop', question='Where is Rome?', chain=[['Roma', 'Rome']])), ('word', dict(question='Who in York?', answer='York City'))])
+    es = [edit("a", question="Who?"), edit("b", question="who"), edit("c", question="Who?", target="ta"), edit("d")]
+    s = shared_questions(
+        es,
+        [
+            varied(exact_probe(es[3]), "image_locality", question="Who?"),
+            varied(exact_probe(es[3]), "image_locality", question="Where?"),
+        ],
+    )
+    assert (
+        s["different_target"]["n"] == 3
+        and s["questions"]["n"] == 1
+        and s["image_locality"] == dict(n=1, of=2, share=0.5, examples=["d/image_locality"])
+        and s["text_only_ceiling"] == 3 / 4
+    )
+
+
+@pytest.mark.parametrize(
+    "leak, fault",
+    [
+        ("answer", dict(question="Is it Newa?")),
+        ("answer", dict(question="Is it Nova?", aliases=["nova"])),
+        ("bridge", dict(kind="multi_hop", question="Where is Rome?", chain=[["Roma", "Rome"]])),
+        ("word", dict(question="Who in York?", answer="York City")),
+    ],
+)
 def test_a_planted_answer_leak_is_found(leak, fault):
-    p = exact_probe(edit('a')); assert not any(r['n'] for r in answer_leaks([p]).values())
-    assert answer_leaks([p, p.model_copy(update=fault)])[leak]['n'] == 1
-def test_locality_questions_may_name_the_target(): assert not any(r['n'] for r in answer_leaks([varied(exact_probe(edit('a')), 'text_locality', question='Is it Newa?')]).values())
+    p = exact_probe(edit("a"))
+    assert not any(r["n"] for r in answer_leaks([p]).values())
+    assert answer_leaks([p, p.model_copy(update=fault)])[leak]["n"] == 1
+
+
+def test_locality_questions_may_name_the_target():
+    assert not any(
+        r["n"] for r in answer_leaks([varied(exact_probe(edit("a")), "text_locality", question="Is it Newa?")]).values()
+    )
+
+
 def test_frequency_baseline():
-    es = [edit('a', target_new='Rome'), edit('b', target_new='rome'), edit('c', target_new='Oslo')]
-    f = frequency_baseline(es, [exact_probe(e) for e in es] + [varied(exact_probe(es[2]), 'multi_hop', answer='Italy', aliases=['Rome'])])
-    assert f['exact'] == dict(n=3, target=2/3, answer=2/3, same_question=1, commonest='rome') and f['multi_hop']['target'] == 1
+    es = [edit("a", target_new="Rome"), edit("b", target_new="rome"), edit("c", target_new="Oslo")]
+    f = frequency_baseline(
+        es, [exact_probe(e) for e in es] + [varied(exact_probe(es[2]), "multi_hop", answer="Italy", aliases=["Rome"])]
+    )
+    assert (
+        f["exact"] == dict(n=3, target=2 / 3, answer=2 / 3, same_question=1, commonest="rome")
+        and f["multi_hop"]["target"] == 1
+    )
+
+
 def test_balance():
-    es, ps = split(edit('a'), edit('b', relation='capital', target='ta'))
-    b = balance(es, [*ps, varied(ps[0], 'multi_hop', hops=2, tags=['x'])], dict(a='strong', b='strong'))
-    assert b['relation'] == dict(capital=1, identity=1) and b['kind']['exact'] == 2 and b['hops'] == {2: 1} and b['tag'] == {'x': 1} and b['targets'] == dict(distinct=1, top_share=1) and b['relation_stratum'] == {'capital strong': 1, 'identity strong': 1}
-def test_audits_of_nothing(): assert not any(r['n'] for r in audit_leaks(([], []), ([], [])).values()) and shared_questions([])['text_only_ceiling'] == 1 and frequency_baseline([], []) == {} and balance([], [])['targets'] == {}
+    es, ps = split(edit("a"), edit("b", relation="capital", target="ta"))
+    b = balance(es, [*ps, varied(ps[0], "multi_hop", hops=2, tags=["x"])], dict(a="strong", b="strong"))
+    assert (
+        b["relation"] == dict(capital=1, identity=1)
+        and b["kind"]["exact"] == 2
+        and b["hops"] == {2: 1}
+        and b["tag"] == {"x": 1}
+        and b["targets"] == dict(distinct=1, top_share=1)
+        and b["relation_stratum"] == {"capital strong": 1, "identity strong": 1}
+    )
+
+
+def test_audits_of_nothing():
+    assert (
+        not any(r["n"] for r in audit_leaks(([], []), ([], [])).values())
+        and shared_questions([])["text_only_ceiling"] == 1
+        and frequency_baseline([], []) == {}
+        and balance([], [])["targets"] == {}
+    )
 
 
 # real records, where they are
 
-@pytest.mark.parametrize('format, name, edits, probes', [('VLKEB', 'vlkeb_train_first200.json', 200, 1000), ('VLKEB', 'vlkeb_eval_first200.json', 200, 1000), ('VLKEB one-hop', 'vlkeb_eval_onehop_first100.json', 200, 700), ('MMEdit VQA', 'mmedit_vqa_eval_first100.json', 100, 500)])
+
+@pytest.mark.parametrize(
+    "format, name, edits, probes",
+    [
+        ("VLKEB", "vlkeb_train_first200.json", 200, 1000),
+        ("VLKEB", "vlkeb_eval_first200.json", 200, 1000),
+        ("VLKEB one-hop", "vlkeb_eval_onehop_first100.json", 200, 700),
+        ("MMEdit VQA", "mmedit_vqa_eval_first100.json", 100, 500),
+    ],
+)
 def test_real_records_load(format, name, edits, probes):
     p = load_public(format, sample(name))
     assert (len(p.edits), len(p.probes), p.ignored) == (edits, probes, {})
-    assert not any('markup' in r for r in p.remarks) and all(e.target_old != e.target_new for e in p.edits)
+    assert not any("markup" in r for r in p.remarks) and all(e.target_old != e.target_new for e in p.edits)
+
 
 def test_real_samples_leak_by_entity_and_not_after_the_split():
-    train, test = (load_public('VLKEB', sample(f'vlkeb_{s}_first200.json')) for s in ('train', 'eval'))
+    train, test = (load_public("VLKEB", sample(f"vlkeb_{s}_first200.json")) for s in ("train", "eval"))
     audit = audit_leaks((train.edits, train.probes), (test.edits, test.probes), shown)
-    assert (audit['pair']['n'], shared_questions(test.edits, test.probes)['different_target']['n']) == (53, 64)
+    assert (audit["pair"]["n"], shared_questions(test.edits, test.probes)["different_target"]["n"]) == (53, 64)
     kept, probes, n = entity_disjoint(train.edits, test.edits, test.probes)
-    assert 0 < len(kept) == 200-n and not any(audit_leaks((train.edits, train.probes), (kept, probes))[k]['n'] for k in ('subject', 'target', 'pair', 'crossed'))
+    assert 0 < len(kept) == 200 - n and not any(
+        audit_leaks((train.edits, train.probes), (kept, probes))[k]["n"]
+        for k in ("subject", "target", "pair", "crossed")
+    )

@@ -1,38 +1,59 @@
 "ReasonEdit-Bench: every record is right by the world, splits are apart, strata are measured, files are whole."
+
 import json
 import random
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from crane.benchmark import *
-from crane.benchmark import ATTRIBUTES
+from crane.benchmark import (
+    Benchmark,
+    as_vlkeb,
+    audit_splits,
+    build_benchmark,
+    read_benchmark,
+    read_parquet,
+    save_benchmark,
+    write_records,
+)
 from crane.core import CraneError, Edit, Probe, mentions
-from crane.editors import by_edit
 from crane.model import load_mllm
-from crane.sft import routing_chain
-from crane.world import counterfactuals, load_world, neighbour, shown_in
+from crane.probes import ATTRIBUTES, attribute_edits, compositional, kind_of, onward, stratum
+from crane.public_formats import load_public
+from crane.questions import counterfactuals
+from crane.routing import routing_chain
+from crane.running import by_edit
+from crane.world import load_world, neighbour, shown_in
 
 
-@pytest.fixture(scope='module')
-def world(): return load_world()
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
 
 
-@pytest.fixture(scope='module')
-def m(): return load_mllm()
+@pytest.fixture(scope="module")
+def m():
+    return load_mllm()
 
 
-@pytest.fixture(scope='module')
-def bench(m, world): return {s: build_benchmark(m, world, s, n, 2, seed=3) for s, n in dict(train=24, valid=8, test=16).items()}
+@pytest.fixture(scope="module")
+def bench(m, world):
+    return {s: build_benchmark(m, world, s, n, 2, seed=3) for s, n in dict(train=24, valid=8, test=16).items()}
 
 
-def records(bench): return [(e, p) for b in bench.values() for e in b.edits for p in by_edit(b.probes)[e.id]]
+def records(bench):
+    return [(e, p) for b in bench.values() for e in b.edits for p in by_edit(b.probes)[e.id]]
 
 
 def test_one_seed_one_benchmark(m, world, bench):
-    again = build_benchmark(m, load_world(), 'test', 16, 2, seed=3)
-    assert (again.edits, again.probes, again.strata) == (bench['test'].edits, bench['test'].probes, bench['test'].strata)
-    assert build_benchmark(m, world, 'valid', 8, 2, seed=4).edits != bench['valid'].edits
+    again = build_benchmark(m, load_world(), "test", 16, 2, seed=3)
+    assert (again.edits, again.probes, again.strata) == (
+        bench["test"].edits,
+        bench["test"].probes,
+        bench["test"].strata,
+    )
+    assert build_benchmark(m, world, "valid", 8, 2, seed=4).edits != bench["valid"].edits
 
 
 def test_every_path_leads_to_the_answer_over_facts_of_the_world_and_the_edit(world, bench):
@@ -41,132 +62,205 @@ def test_every_path_leads_to_the_answer_over_facts_of_the_world_and_the_edit(wor
         assert p.path and p.path[-1][2] == p.answer, p.id
         where = world[shown_in(p.image)].name if p.image else None
         for r, x, v in p.path:
-            if r in ('colours', 'layout'): continue
-            true = v == where if r == 'country' else names[x].facts[r] == v
-            edited = (r, v) == (edit.relation, edit.target_new) and (r == 'country' or x == edit.subject_name)
-            assert (true or edited) and ('locality' not in p.kind or true), (p.id, r, x, v)
-            where = v if r in ('country', 'neighbour') else where
-        assert 'locality' in p.kind or any(v == edit.target_new for _, _, v in p.path), p.id
+            if r in ("colours", "layout"):
+                continue
+            true = v == where if r == "country" else names[x].facts[r] == v
+            edited = (r, v) == (edit.relation, edit.target_new) and (r == "country" or x == edit.subject_name)
+            assert (true or edited) and ("locality" not in p.kind or true), (p.id, r, x, v)
+            where = v if r in ("country", "neighbour") else where
+        assert "locality" in p.kind or any(v == edit.target_new for _, _, v in p.path), p.id
 
 
 def test_bridges_stand_on_the_path_in_order(bench):
     for _, p in records(bench):
-        assert bool(p.chain) == bool(p.hops) == (p.kind == 'multi_hop')
+        assert bool(p.chain) == bool(p.hops) == (p.kind == "multi_hop")
         values = [v for _, _, v in p.path] + [x for _, x, _ in p.path]
         assert all(set(c) & set(values) for c in p.chain), p.id
 
 
 def test_no_way_leads_back_over_the_edit(world):
-    rng = random.Random(0); found = 0
-    for e in counterfactuals(world, 'train', 400):
-        for p in filter(None, (onward(e, world, rng, n, 'train') for n in (2, 3))):
+    rng = random.Random(0)
+    found = 0
+    for e in counterfactuals(world, "train", 400):
+        for p in filter(None, (onward(e, world, rng, n, "train") for n in (2, 3))):
             found += 1
-            assert not {world[e.subject].name, e.target_new} & {names[0] for names in p.chain[1:]} and len(p.chain) == p.hops
+            assert (
+                not {world[e.subject].name, e.target_new} & {names[0] for names in p.chain[1:]}
+                and len(p.chain) == p.hops
+            )
     assert found > 100
 
 
 def test_locality_leaves_the_target_alone_but_for_the_trap(world, bench):
     for edit, p in records(bench):
-        if 'locality' not in p.kind: continue
+        if "locality" not in p.kind:
+            continue
         assert not mentions(p.answer, p.edit_names), p.id
-        assert 'leak trap' not in p.tags or mentions(p.question, [world[edit.target].name])
-        if p.kind == 'image_locality' and p.tags != ['same picture']: assert shown_in(p.image) not in (edit.subject, edit.target)
+        assert "leak trap" not in p.tags or mentions(p.question, [world[edit.target].name])
+        if p.kind == "image_locality" and p.tags != ["same picture"]:
+            assert shown_in(p.image) not in (edit.subject, edit.target)
 
 
 def test_edits_change_something(world, bench):
     for e in (e for b in bench.values() for e in b.edits):
         assert not mentions(e.target_new, [e.target_old]) and not mentions(e.target_old, [e.target_new]), e.id
-        assert e.relation in ('country', *ATTRIBUTES) and (e.image is None) == (e.modality == 'textual')
+        assert e.relation in ("country", *ATTRIBUTES) and (e.image is None) == (e.modality == "textual")
 
 
-def test_the_splits_are_apart(bench): assert not any(audit_splits(bench).values())
+def test_the_splits_are_apart(bench):
+    assert not any(audit_splits(bench).values())
 
 
-@pytest.mark.parametrize('fault', ['entities', 'pair', 'image', 'wording', 'held_out_artist', 'answer_in_question'])
+@pytest.mark.parametrize("fault", ["entities", "pair", "image", "wording", "held_out_artist", "answer_in_question"])
 def test_planted_faults_are_found(bench, fault):
-    test, train = bench['test'], bench['train']; e, p = test.edits[0], next(p for p in test.probes if p.kind == 'text_rephrase' and p.image)
-    changed = dict(entities=lambda: Benchmark([train.edits[0].model_copy(update=dict(target=e.subject))], []), pair=lambda: Benchmark([e.model_copy(update=dict(image=None))], []),
-                   image=lambda: Benchmark([train.edits[0].model_copy(update=dict(image=e.image))], []), wording=lambda: Benchmark([], [p.model_copy(update=dict(image=None))]),
-                   held_out_artist=lambda: Benchmark([], [p.model_copy(update=dict(image='flagpack/ZZ', question='?'))]), answer_in_question=lambda: Benchmark([], [p.model_copy(update=dict(image=None, question=f'{p.answer}?'))]))
+    test, train = bench["test"], bench["train"]
+    e, p = test.edits[0], next(p for p in test.probes if p.kind == "text_rephrase" and p.image)
+    changed = dict(
+        entities=lambda: Benchmark([train.edits[0].model_copy(update=dict(target=e.subject))], []),
+        pair=lambda: Benchmark([e.model_copy(update=dict(image=None))], []),
+        image=lambda: Benchmark([train.edits[0].model_copy(update=dict(image=e.image))], []),
+        wording=lambda: Benchmark([], [p.model_copy(update=dict(image=None))]),
+        held_out_artist=lambda: Benchmark([], [p.model_copy(update=dict(image="flagpack/ZZ", question="?"))]),
+        answer_in_question=lambda: Benchmark([], [p.model_copy(update=dict(image=None, question=f"{p.answer}?"))]),
+    )
     assert audit_splits(bench | dict(valid=changed[fault]()))[fault] > 0
 
 
 def test_strata_of_what_the_model_was_never_shown(bench):
-    at = {r['edit_id']: r['stratum'] for r in bench['test'].strata}; world = load_world()
-    unknown = [at[e.id] for e in bench['test'].edits if not world[e.subject].seen]; known = [at[e.id] for e in bench['test'].edits if world[e.subject].seen]
-    assert unknown.count('strong') <= 1 and known.count('strong') >= .9*len(known)
+    at = {r["edit_id"]: r["stratum"] for r in bench["test"].strata}
+    world = load_world()
+    unknown = [at[e.id] for e in bench["test"].edits if not world[e.subject].seen]
+    known = [at[e.id] for e in bench["test"].edits if world[e.subject].seen]
+    assert unknown.count("strong") <= 1 and known.count("strong") >= 0.9 * len(known)
 
 
 @given(st.floats(0, 1), st.floats(0, 1))
 def test_a_model_that_holds_more_is_in_no_weaker_stratum(old, new):
-    order = ['no-prior', 'weak', 'strong']; s = stratum(old, new)
-    assert (s == 'aligned') == (new >= .5) and (s == 'aligned' or order.index(stratum(min(1., old+.1), new)) >= order.index(s))
+    order = ["no-prior", "weak", "strong"]
+    s = stratum(old, new)
+    assert (s == "aligned") == (new >= 0.5) and (
+        s == "aligned" or order.index(stratum(min(1.0, old + 0.1), new)) >= order.index(s)
+    )
 
 
 def test_attributes_run_out_with_a_clear_error(world):
-    with pytest.raises(CraneError, match='ask for fewer'): attribute_edits(world, 'valid', 5000, True)
+    with pytest.raises(CraneError, match="ask for fewer"):
+        attribute_edits(world, "valid", 5000, True)
 
 
 def test_a_way_never_starts_where_it_ends(world):
     "Iraq's land neighbour becomes Jordan, whose land neighbour is Iraq: Jordan must not be where a question sets out."
-    for code in ('IQ', 'SN', 'PE'):
+    for code in ("IQ", "SN", "PE"):
         for o in [e for e in world.entities.values() if neighbour(world, e) is world[code]]:
-            edit = Edit(id='e', modality='textual', relation='neighbour', subject=code, subject_name=world[code].name, target=o.code, target_new=o.name, target_old=world[code].facts['neighbour'], question='?')
-            for seed in range(20): assert not [p.question for p in compositional(edit, world, random.Random(seed), 'train') if mentions(p.question, [o.name])]
+            edit = Edit(
+                id="e",
+                modality="textual",
+                relation="neighbour",
+                subject=code,
+                subject_name=world[code].name,
+                target=o.code,
+                target_new=o.name,
+                target_old=world[code].facts["neighbour"],
+                question="?",
+            )
+            for seed in range(20):
+                assert not [
+                    p.question
+                    for p in compositional(edit, world, random.Random(seed), "train")
+                    if mentions(p.question, [o.name])
+                ]
 
 
 def test_routing_chains_follow_the_path(world, bench):
-    by_id = {e.id: e for e in bench['train'].edits}
-    for p in bench['train'].probes:
-        e, inside = by_id[p.edit_id], 'locality' not in p.kind
+    by_id = {e.id: e for e in bench["train"].edits}
+    for p in bench["train"].probes:
+        e, inside = by_id[p.edit_id], "locality" not in p.kind
         noted, bare = (routing_chain(p, given, world) for given in ([(e, inside)], []))
-        assert f'<answer>{p.answer}</answer>' in noted and 'note' not in bare, p.id
-        assert ('the note applies' in noted or 'it applies' in noted) == inside, p.id
+        assert f"<answer>{p.answer}</answer>" in noted and "note" not in bare, p.id
+        assert ("the note applies" in noted or "it applies" in noted) == inside, p.id
 
 
 # ---- files
 
-TEXT = st.text(st.characters(exclude_categories=['Cs']), max_size=12)
-PROBES = st.builds(Probe, id=TEXT, edit_id=TEXT, kind=st.sampled_from(['exact', 'multi_hop']), question=TEXT, image=st.just(None), answer=TEXT, aliases=st.lists(TEXT, max_size=2), chain=st.lists(st.lists(TEXT, max_size=2), max_size=2),
-                   edit_names=st.lists(TEXT, max_size=2), old_names=st.lists(TEXT, max_size=2), tags=st.lists(TEXT, max_size=2), hops=st.integers(0, 3), path=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=2), source=TEXT)
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+PROBES = st.builds(
+    Probe,
+    id=TEXT,
+    edit_id=TEXT,
+    kind=st.sampled_from(["exact", "multi_hop"]),
+    question=TEXT,
+    image=st.just(None),
+    answer=TEXT,
+    aliases=st.lists(TEXT, max_size=2),
+    chain=st.lists(st.lists(TEXT, max_size=2), max_size=2),
+    edit_names=st.lists(TEXT, max_size=2),
+    old_names=st.lists(TEXT, max_size=2),
+    tags=st.lists(TEXT, max_size=2),
+    hops=st.integers(0, 3),
+    path=st.lists(st.tuples(TEXT, TEXT, TEXT), max_size=2),
+    source=TEXT,
+)
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.lists(PROBES, min_size=1, max_size=3))
 def test_records_survive_the_file(tmp_path_factory, ps):
-    path = tmp_path_factory.mktemp('p')/'x.parquet'; write_records(path, ps, None)
+    path = tmp_path_factory.mktemp("p") / "x.parquet"
+    write_records(path, ps, None)
     assert read_parquet(Probe, path)[0] == ps
 
 
 def test_a_split_is_whole_by_itself(bench, world, tmp_path):
-    save_benchmark(bench['test'], tmp_path, 'test', world); bare = load_world()
-    again = read_benchmark(tmp_path, 'test', bare)
-    assert (again.edits, again.probes) == (bench['test'].edits, bench['test'].probes) and {p.image for p in again.probes if p.image} <= set(bare.images)
-    assert {r['edit_id']: r['stratum'] for r in again.strata} == {r['edit_id']: r['stratum'] for r in bench['test'].strata}
-    a = (tmp_path/'test.probes.parquet').read_bytes(); save_benchmark(bench['test'], tmp_path, 'test', world)
-    assert (tmp_path/'test.probes.parquet').read_bytes() == a
+    save_benchmark(bench["test"], tmp_path, "test", world)
+    bare = load_world()
+    again = read_benchmark(tmp_path, "test", bare)
+    assert (again.edits, again.probes) == (bench["test"].edits, bench["test"].probes) and {
+        p.image for p in again.probes if p.image
+    } <= set(bare.images)
+    assert {r["edit_id"]: r["stratum"] for r in again.strata} == {
+        r["edit_id"]: r["stratum"] for r in bench["test"].strata
+    }
+    a = (tmp_path / "test.probes.parquet").read_bytes()
+    save_benchmark(bench["test"], tmp_path, "test", world)
+    assert (tmp_path / "test.probes.parquet").read_bytes() == a
 
 
 def test_a_damaged_file_is_named(bench, world, tmp_path):
-    with pytest.raises(CraneError, match='test.edits.parquet is missing'): read_benchmark(tmp_path, 'test')
-    save_benchmark(bench['valid'], tmp_path, 'test', world); f = tmp_path/'test.probes.parquet'
+    with pytest.raises(CraneError, match="test.edits.parquet is missing"):
+        read_benchmark(tmp_path, "test")
+    save_benchmark(bench["valid"], tmp_path, "test", world)
+    f = tmp_path / "test.probes.parquet"
     f.write_bytes(f.read_bytes()[:2000])
-    with pytest.raises(CraneError, match='test.probes.parquet is not a readable Parquet file'): read_benchmark(tmp_path, 'test')
-    write_records(tmp_path/'test.edits.parquet', bench['valid'].probes, world)
-    with pytest.raises(CraneError, match='test.edits.parquet row 0 is no Edit'): read_benchmark(tmp_path, 'test')
+    with pytest.raises(CraneError, match="test.probes.parquet is not a readable Parquet file"):
+        read_benchmark(tmp_path, "test")
+    write_records(tmp_path / "test.edits.parquet", bench["valid"].probes, world)
+    with pytest.raises(CraneError, match="test.edits.parquet row 0 is no Edit"):
+        read_benchmark(tmp_path, "test")
 
 
 def test_datasets_reads_it(bench, world, tmp_path):
     from datasets import load_dataset
-    save_benchmark(bench['valid'], tmp_path/'b', 'valid', world)
-    ds = load_dataset('parquet', data_files={'valid': str(tmp_path/'b'/'valid.probes.parquet')}, cache_dir=str(tmp_path/'cache'))['valid']
-    i = next(i for i, p in enumerate(bench['valid'].probes) if p.image)
-    assert len(ds) == len(bench['valid'].probes) and ds[i]['image'].size and ds[i]['path'] == [list(x) for x in bench['valid'].probes[i].path]
+
+    save_benchmark(bench["valid"], tmp_path / "b", "valid", world)
+    ds = load_dataset(
+        "parquet", data_files={"valid": str(tmp_path / "b" / "valid.probes.parquet")}, cache_dir=str(tmp_path / "cache")
+    )["valid"]
+    i = next(i for i, p in enumerate(bench["valid"].probes) if p.image)
+    assert (
+        len(ds) == len(bench["valid"].probes)
+        and ds[i]["image"].size
+        and ds[i]["path"] == [list(x) for x in bench["valid"].probes[i].path]
+    )
 
 
 def test_the_vlkeb_export_goes_through_the_door_again(bench, tmp_path):
-    rows = as_vlkeb(bench['test']); (tmp_path/'vlkeb.json').write_text(json.dumps(rows))
-    public = load_public('VLKEB multi-hop', tmp_path/'vlkeb.json')
-    visual = [e for e in bench['test'].edits if kind_of(e) == 'visual']
-    assert [(e.question, e.target_new, e.image) for e in public.edits] == [(e.question, e.target_new, e.image) for e in visual]
-    assert sum(p.kind == 'multi_hop' for p in public.probes) == sum(p.kind == 'multi_hop' for p in bench['test'].probes if p.edit_id in {e.id for e in visual})
+    rows = as_vlkeb(bench["test"])
+    (tmp_path / "vlkeb.json").write_text(json.dumps(rows))
+    public = load_public("VLKEB multi-hop", tmp_path / "vlkeb.json")
+    visual = [e for e in bench["test"].edits if kind_of(e) == "visual"]
+    assert [(e.question, e.target_new, e.image) for e in public.edits] == [
+        (e.question, e.target_new, e.image) for e in visual
+    ]
+    assert sum(p.kind == "multi_hop" for p in public.probes) == sum(
+        p.kind == "multi_hop" for p in bench["test"].probes if p.edit_id in {e.id for e in visual}
+    )

@@ -1,232 +1,416 @@
 "The site builds offline, whole, with no broken link, and a browser reads it: no error, no request elsewhere, search, pictures, light and dark, a phone."
-import functools, http.server, importlib.util, json, os, re, shutil, subprocess, sys, threading, time, urllib.request
+
+import functools
+import http.server
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
 from pathlib import Path
 from types import SimpleNamespace as Cell
-import pytest, websocket, yaml
-from crane.reproduce import notebooks
+
+import pytest
+import websocket
+import yaml
+
+from crane.plan import notebooks
 
 root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location('docs', root/'scripts/docs.py')
-docs = importlib.util.module_from_spec(spec); sys.modules['docs'] = docs; spec.loader.exec_module(docs)
-BASE = 'crane-companion' # the sub-path under which it is served
+spec = importlib.util.spec_from_file_location("docs", root / "scripts/docs.py")
+docs = importlib.util.module_from_spec(spec)
+sys.modules["docs"] = docs
+spec.loader.exec_module(docs)
+BASE = "crane-companion"  # the sub-path under which it is served
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
 def site(tmp_path_factory):
-    to = tmp_path_factory.mktemp('site')/BASE
-    r = subprocess.run([sys.executable, 'scripts/docs.py', 'build', str(to)], cwd=root, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    to = tmp_path_factory.mktemp("site") / BASE
+    r = subprocess.run(
+        [sys.executable, "scripts/docs.py", "build", str(to)],
+        cwd=root,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+    )
     assert r.returncode == 0, r.stdout + r.stderr
     return to
 
-def pages_of(site): return sorted(p.relative_to(site).as_posix() for p in site.rglob('*.html'))
+
+def pages_of(site):
+    return sorted(p.relative_to(site).as_posix() for p in site.rglob("*.html"))
+
 
 # ---- what was written
 
+
 def test_every_notebook_has_a_page_named_after_its_module(site):
     pages = {s[3:] if s[:2].isdigit() else s for s in notebooks(root)}
-    assert {p.stem for p in site.glob('*.html')} == pages | {'api', 'ledger', 'results', 'cards', 'glossary'}
+    assert {p.stem for p in site.glob("*.html")} == pages | {"api", "ledger", "results", "cards", "glossary"}
 
-def test_no_broken_link(site): assert list(docs.broken_links(site)) == []
+
+def test_no_broken_link(site):
+    assert list(docs.broken_links(site)) == []
+
 
 def test_a_page_shows_prose_signature_and_source(site):
-    page = (site/'reproduce.html').read_text()
-    for what in '<strong>In</strong>', 'id="load_profile"', '<details', 'One command must take a stranger': assert what in page
-    assert 'github.com' not in page
-    assert not [(p, x) for p in pages_of(site) for x in ('Call self as a function', 'VAR_KEYWORD', 'VAR_POSITIONAL') if x in (site/p).read_text()]
+    page = (site / "reproduce.html").read_text()
+    for what in "<strong>In</strong>", 'id="load_profile"', "<details", "One command must take a stranger":
+        assert what in page
+    assert "github.com" not in page
+    assert not [
+        (p, x)
+        for p in pages_of(site)
+        for x in ("Call self as a function", "VAR_KEYWORD", "VAR_POSITIONAL")
+        if x in (site / p).read_text()
+    ]
+
 
 def test_what_is_read_is_what_was_run(site):
-    shown = json.loads((root/'figures/notebooks/00_core.ipynb').read_text())['cells']
-    now = {c['id']: c['source'] for c in json.loads((root/'nbs/00_core.ipynb').read_text())['cells']}
-    texts = [''.join(o['data']['text/plain']) for c in shown if now.get(c['id']) == c['source'] for o in c.get('outputs', []) if 'data' in o and '<' not in ''.join(o['data']['text/plain'])]
-    page = docs.html.unescape((site/'core.html').read_text())
+    shown = json.loads((root / "figures/notebooks/00_core.ipynb").read_text())["cells"]
+    now = {c["id"]: c["source"] for c in json.loads((root / "nbs/00_core.ipynb").read_text())["cells"]}
+    texts = [
+        "".join(o["data"]["text/plain"])
+        for c in shown
+        if now.get(c["id"]) == c["source"]
+        for o in c.get("outputs", [])
+        if "data" in o and "<" not in "".join(o["data"]["text/plain"])
+    ]
+    page = docs.html.unescape((site / "core.html").read_text())
     assert texts and all(t in page for t in texts)
 
+
 def test_names_are_linked_within_the_site(site):
-    assert re.search(r'href="(\./)?core\.html#craneerror"', (site/'reproduce.html').read_text())
-    assert re.search(r'<a href="(\./)?retrieval\.html#duallibrary"><code>DualLibrary</code>', (site/'use_the_library.html').read_text())
-    assert not [p for p in pages_of(site) if 'crane-companion.github.io' in (site/p).read_text()]
+    assert re.search(r'href="(\./)?core\.html#craneerror"', (site / "reproduce.html").read_text())
+    assert re.search(
+        r'<a href="(\./)?retrieval\.html#duallibrary"><code>DualLibrary</code>',
+        (site / "use_the_library.html").read_text(),
+    )
+    assert not [p for p in pages_of(site) if "crane-companion.github.io" in (site / p).read_text()]
+
 
 def test_words_that_may_mean_something_else_are_not_linked():
     sure = docs.targets()
-    assert sure['DualLibrary'] == 'retrieval.html#duallibrary' and sure['DualLibrary.add'] and sure['06_retrieval'] == 'retrieval.html'
-    assert not {'train', 'answer', 'text_locality', 'rows_of', 'reproduce'} & {*sure} # a split, a field, a kind of probe, two functions, a module too
+    assert (
+        sure["DualLibrary"] == "retrieval.html#duallibrary"
+        and sure["DualLibrary.add"]
+        and sure["06c_retrieval"] == "retrieval.html"
+    )
+    assert not {"train", "answer", "text_locality", "rows_of", "reproduce"} & {
+        *sure
+    }  # a split, a field, a kind of probe, two functions, a module too
+
 
 def test_the_api_lists_every_exported_name_and_its_line(site):
-    page = (site/'api.html').read_text(); names = docs.api()
-    for m in docs.MODULES: assert {n.name for n in names[m]} >= set(importlib.import_module(f'crane.{m}').__all__), m
-    assert [n.name for ns in names.values() for n in ns if f'>{n.name}</code>' not in page] == []
-    n = next(n for n in names['retrieval'] if n.name == 'DualLibrary.retrieve')
-    assert (root/'crane/retrieval.py').read_text().split('\n')[n.line-1].startswith('def retrieve(self:DualLibrary')
-    assert f'src/retrieval.html#L-{n.line}' in page and f'src/retrieval.html#L-{n.line}' in (site/'retrieval.html').read_text()
+    page = (site / "api.html").read_text()
+    names = docs.api()
+    for m in docs.MODULES:
+        assert {n.name for n in names[m]} >= set(importlib.import_module(f"crane.{m}").__all__), m
+    assert [n.name for ns in names.values() for n in ns if f">{n.name}</code>" not in page] == []
+    n = next(n for n in names["retrieval"] if n.name == "DualLibrary.retrieve")
+    assert (root / "crane/retrieval.py").read_text().split("\n")[n.line - 1].startswith("def retrieve(self:DualLibrary")
+    assert (
+        f"src/retrieval.html#L-{n.line}" in page
+        and f"src/retrieval.html#L-{n.line}" in (site / "retrieval.html").read_text()
+    )
+
 
 def test_the_ledger_page_has_every_claim_with_its_verdict(site):
-    page = docs.html.unescape((site/'ledger.html').read_text()).replace('’', "'")
-    for c in json.loads((root/'figures/ledger.json').read_text()): assert c['claim'] in page and c['rule'].replace('`', '') in page and f">{c['verdict']}</span>" in page
+    page = docs.html.unescape((site / "ledger.html").read_text()).replace("’", "'")
+    for c in json.loads((root / "figures/ledger.json").read_text()):
+        assert c["claim"] in page and c["rule"].replace("`", "") in page and f">{c['verdict']}</span>" in page
+
 
 def test_the_checker_finds_what_is_broken(tmp_path):
-    (tmp_path/'a.html').write_text('<a href="b.html#there">ok</a> <a href="b.html#not">anchor</a> <a href="c.html">page</a> <img src="x.png"> <a href="#top">self</a> <a href="https://example.org/x">far</a>')
-    (tmp_path/'b.html').write_text('<p id="there"><a href="a.html">back</a>')
-    assert list(docs.broken_links(tmp_path)) == ['a.html: #top (no such anchor)', 'a.html: b.html#not (no such anchor)', 'a.html: c.html (no such file)', 'a.html: x.png (no such file)']
+    (tmp_path / "a.html").write_text(
+        '<a href="b.html#there">ok</a> <a href="b.html#not">anchor</a> <a href="c.html">page</a> <img src="x.png"> <a href="#top">self</a> <a href="https://example.org/x">far</a>'
+    )
+    (tmp_path / "b.html").write_text('<p id="there"><a href="a.html">back</a>')
+    assert list(docs.broken_links(tmp_path)) == [
+        "a.html: #top (no such anchor)",
+        "a.html: b.html#not (no such anchor)",
+        "a.html: c.html (no such file)",
+        "a.html: x.png (no such file)",
+    ]
+
 
 def test_outputs_go_only_under_the_same_source():
-    cell = lambda source, outputs=(), tags=(): Cell(cell_type='code', source=source, outputs=list(outputs), metadata=dict(tags=[*tags]), get=lambda k: source[0])
-    nb = Cell(cells=[cell('x = 1'), cell('x+1'), cell('x = 3'), cell('x+2')])
-    ran = [cell('x = 1'), cell('x = 2', tags=['injected-parameters']), cell('x+1', ['3']), cell('x = 2'), cell('x+2', ['4'])]
-    assert not docs.with_outputs(nb, Cell(cells=ran)) and [c.outputs for c in nb.cells] == [[], ['3'], [], ['4']]
-    assert docs.with_outputs(Cell(cells=[cell(c.source) for c in ran if not c.metadata['tags']]), Cell(cells=ran)), 'and says whether anything has changed'
+    cell = lambda source, outputs=(), tags=(): Cell(
+        cell_type="code", source=source, outputs=list(outputs), metadata=dict(tags=[*tags]), get=lambda k: source[0]
+    )
+    nb = Cell(cells=[cell("x = 1"), cell("x+1"), cell("x = 3"), cell("x+2")])
+    ran = [
+        cell("x = 1"),
+        cell("x = 2", tags=["injected-parameters"]),
+        cell("x+1", ["3"]),
+        cell("x = 2"),
+        cell("x+2", ["4"]),
+    ]
+    assert not docs.with_outputs(nb, Cell(cells=ran)) and [c.outputs for c in nb.cells] == [[], ["3"], [], ["4"]]
+    assert docs.with_outputs(Cell(cells=[cell(c.source) for c in ran if not c.metadata["tags"]]), Cell(cells=ran)), (
+        "and says whether anything has changed"
+    )
+
 
 def test_exported_cells_are_cut_at_public_names():
-    code = 'N = 1\ndef a(): pass\ndef _b(): pass\n\n@x\ndef c(): pass'
-    assert docs.pieces(code) == ['N = 1\ndef a(): pass\ndef _b(): pass', '@x\ndef c(): pass']
-    assert docs.pieces('N = 1') == ['N = 1']
+    code = "N = 1\ndef a(): pass\ndef _b(): pass\n\n@x\ndef c(): pass"
+    assert docs.pieces(code) == ["N = 1\ndef a(): pass\ndef _b(): pass", "@x\ndef c(): pass"]
+    assert docs.pieces("N = 1") == ["N = 1"]
+
 
 def test_links_are_rewritten_for_readme_and_site():
-    text = '[a](01_world.ipynb) ![b](../figures/b.png)'
-    assert docs.relink(text, docs.REPO_LINKS) == '[a](nbs/01_world.ipynb) ![b](figures/b.png)'
-    assert docs.relink(text, docs.SITE_LINKS) == '[a](world.ipynb) ![b](figures/b.png)'
+    text = "[a](01_world.ipynb) ![b](../figures/b.png)"
+    assert docs.relink(text, docs.REPO_LINKS) == "[a](nbs/01_world.ipynb) ![b](figures/b.png)"
+    assert docs.relink(text, docs.SITE_LINKS) == "[a](world.ipynb) ![b](figures/b.png)"
+
 
 def test_formulas_are_html_and_unknown_ones_are_refused():
-    assert docs.formulas(r'by $\tilde u^\top$ and $e^{-d^2} > x$; `$a$` costs $5 or $6') == \
-        'by <span class="formula">u\u0303<sup>⊤</sup></span> and <span class="formula">e<sup>−d<sup>2</sup></sup> &gt; x</span>; `$a$` costs $5 or $6'
-    with pytest.raises(SystemExit, match='frac'): docs.formula(r'\frac{1}{2}')
+    assert (
+        docs.formulas(r"by $\tilde u^\top$ and $e^{-d^2} > x$; `$a$` costs $5 or $6")
+        == 'by <span class="formula">u\u0303<sup>⊤</sup></span> and <span class="formula">e<sup>−d<sup>2</sup></sup> &gt; x</span>; `$a$` costs $5 or $6'
+    )
+    with pytest.raises(SystemExit, match="frac"):
+        docs.formula(r"\frac{1}{2}")
+
 
 # ---- what a browser makes of it
 
 # of what stands on a page; smalldocs cuts off what is wider than the text, so that the page itself never scrolls
 WIDTH = '(() => { const m = document.querySelector("main"); return Math.max(document.documentElement.scrollWidth, innerWidth + m.scrollWidth - m.clientWidth) })()'
 
+
 class Browser:
     "Headless Chromium over its DevTools protocol."
+
     def __init__(self, program, folder):
-        self.process = subprocess.Popen([program, '--headless=new', '--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--remote-debugging-port=0', '--remote-allow-origins=*',
-                                         f'--user-data-dir={folder}', 'about:blank'], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        port = self.wait(lambda: (folder/'DevToolsActivePort').exists() and (folder/'DevToolsActivePort').read_text().split('\n')[0])
+        self.process = subprocess.Popen(
+            [
+                program,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+                "--remote-debugging-port=0",
+                "--remote-allow-origins=*",
+                f"--user-data-dir={folder}",
+                "about:blank",
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        port = self.wait(
+            lambda: (
+                (folder / "DevToolsActivePort").exists() and (folder / "DevToolsActivePort").read_text().split("\n")[0]
+            )
+        )
         self.n, self.events = 0, []
-        tab = self.wait(lambda: next((t for t in json.load(urllib.request.urlopen(f'http://127.0.0.1:{port}/json')) if t['type'] == 'page'), None))
-        self.socket = websocket.create_connection(tab['webSocketDebuggerUrl'], timeout=60)
-        for domain in 'Page', 'Runtime', 'Log', 'Network': self.call(f'{domain}.enable')
+        tab = self.wait(
+            lambda: next(
+                (t for t in json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/json")) if t["type"] == "page"),
+                None,
+            )
+        )
+        self.socket = websocket.create_connection(tab["webSocketDebuggerUrl"], timeout=60)
+        for domain in "Page", "Runtime", "Log", "Network":
+            self.call(f"{domain}.enable")
 
     def wait(self, ready, seconds=60):
         end = time.time() + seconds
         while time.time() < end:
-            if x := ready(): return x
-            time.sleep(.1)
-        raise AssertionError('chromium did not get ready')
+            if x := ready():
+                return x
+            time.sleep(0.1)
+        raise AssertionError("chromium did not get ready")
 
     def read(self):
         m = json.loads(self.socket.recv())
-        if 'method' in m: self.events.append(m)
+        if "method" in m:
+            self.events.append(m)
         return m
 
     def call(self, method, **params):
-        self.n += 1; n = self.n; self.socket.send(json.dumps(dict(id=n, method=method, params=params)))
-        while (m := self.read()).get('id') != n: pass
-        assert 'error' not in m, m
-        return m['result']
+        self.n += 1
+        n = self.n
+        self.socket.send(json.dumps(dict(id=n, method=method, params=params)))
+        while (m := self.read()).get("id") != n:
+            pass
+        assert "error" not in m, m
+        return m["result"]
 
     def js(self, code):
-        r = self.call('Runtime.evaluate', expression=code, awaitPromise=True, returnByValue=True)
-        assert 'exceptionDetails' not in r, r['exceptionDetails']
-        return r['result'].get('value')
+        r = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in r, r["exceptionDetails"]
+        return r["result"].get("value")
 
-    def shape(self, width): self.call('Emulation.setDeviceMetricsOverride', width=width, height=900, deviceScaleFactor=1, mobile=width < 500)
+    def shape(self, width):
+        self.call(
+            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 500
+        )
 
-    def open(self, url, scheme='light'):
+    def open(self, url, scheme="light"):
         "Load a page; its errors and requests are in `events`."
         self.shape(1280)
-        self.call('Emulation.setEmulatedMedia', features=[dict(name='prefers-color-scheme', value=scheme)])
-        for where in 'about:blank', url:
-            self.events.clear(); self.call('Page.navigate', url=where)
-            while not any(e['method'] == 'Page.loadEventFired' for e in self.events): self.read()
-        self.js('new Promise(r => setTimeout(r, 50))')
+        self.call("Emulation.setEmulatedMedia", features=[dict(name="prefers-color-scheme", value=scheme)])
+        for where in "about:blank", url:
+            self.events.clear()
+            self.call("Page.navigate", url=where)
+            while not any(e["method"] == "Page.loadEventFired" for e in self.events):
+                self.read()
+        self.js("new Promise(r => setTimeout(r, 50))")
 
     def faults(self, host):
         "What went wrong on the page that was opened."
         for e in self.events:
-            p = e['params']
-            if e['method'] == 'Runtime.exceptionThrown': yield p['exceptionDetails']['exception'].get('description', str(p))
-            if e['method'] == 'Runtime.consoleAPICalled' and p['type'] in ('error', 'assert'): yield str(p['args'])
-            if e['method'] == 'Log.entryAdded' and p['entry']['level'] == 'error': yield p['entry']['text'] + ' ' + p['entry'].get('url', '')
-            if e['method'] == 'Network.requestWillBeSent' and not p['request']['url'].startswith((host, 'data:', 'about:', 'blob:')): yield f"asks {p['request']['url']}"
-            if e['method'] == 'Network.responseReceived' and p['response']['status'] >= 400: yield f"{p['response']['status']} {p['response']['url']}"
+            p = e["params"]
+            if e["method"] == "Runtime.exceptionThrown":
+                yield p["exceptionDetails"]["exception"].get("description", str(p))
+            if e["method"] == "Runtime.consoleAPICalled" and p["type"] in ("error", "assert"):
+                yield str(p["args"])
+            if e["method"] == "Log.entryAdded" and p["entry"]["level"] == "error":
+                yield p["entry"]["text"] + " " + p["entry"].get("url", "")
+            if e["method"] == "Network.requestWillBeSent" and not p["request"]["url"].startswith(
+                (host, "data:", "about:", "blob:")
+            ):
+                yield f"asks {p['request']['url']}"
+            if e["method"] == "Network.responseReceived" and p["response"]["status"] >= 400:
+                yield f"{p['response']['status']} {p['response']['url']}"
 
-    def close(self): self.socket.close(); self.process.terminate(); self.process.wait(30)
+    def close(self):
+        self.socket.close()
+        self.process.terminate()
+        self.process.wait(30)
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
 def host(site):
-    quiet = type('Quiet', (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *a: None))
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), functools.partial(quiet, directory=str(site.parent)))
+    quiet = type("Quiet", (http.server.SimpleHTTPRequestHandler,), dict(log_message=lambda *a: None))
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(quiet, directory=str(site.parent)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{server.server_port}/{BASE}/'
+    yield f"http://127.0.0.1:{server.server_port}/{BASE}/"
     server.shutdown()
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    program = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
+    program = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not program:
         say = "no chromium is installed, so no page was looked at: 'apt-get install chromium', then run the tests again"
-        pytest.fail(say) if os.environ.get('CI') == 'true' else pytest.skip(say)
-    b = Browser(program, tmp_path_factory.mktemp('chromium'))
+        pytest.fail(say) if os.environ.get("CI") == "true" else pytest.skip(say)
+    b = Browser(program, tmp_path_factory.mktemp("chromium"))
     yield b
     b.close()
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
 def visits(site, host, browser):
     "Each page opened once: its faults, its title, and how wide it is on a phone."
     seen = {}
     for p in pages_of(site):
         browser.open(host + p)
-        seen[p] = Cell(faults=list(browser.faults(host)), title=browser.js('document.querySelector("main h1")?.innerText.trim() || ""'))
+        seen[p] = Cell(
+            faults=list(browser.faults(host)),
+            title=browser.js('document.querySelector("main h1")?.innerText.trim() || ""'),
+        )
         browser.shape(390)
         seen[p].width = browser.js(WIDTH)
     return seen
 
-def test_every_page_loads_without_errors_and_asks_nobody_else(visits): assert {p: v.faults for p,v in visits.items() if v.faults} == {}
 
-def test_every_page_has_a_title(visits): assert [p for p,v in visits.items() if not v.title] == []
+def test_every_page_loads_without_errors_and_asks_nobody_else(visits):
+    assert {p: v.faults for p, v in visits.items() if v.faults} == {}
 
-def test_no_page_scrolls_sideways_on_a_phone(visits): assert {p: v.width for p,v in visits.items() if v.width != 390} == {}
+
+def test_every_page_has_a_title(visits):
+    assert [p for p, v in visits.items() if not v.title] == []
+
+
+def test_no_page_scrolls_sideways_on_a_phone(visits):
+    assert {p: v.width for p, v in visits.items() if v.width != 390} == {}
+
 
 def test_faults_of_a_page_are_seen(site, host, browser):
-    bad = site/'bad.html'
-    bad.write_text('<img src="none.png"><link rel="stylesheet" href="http://fonts.invalid/x.css"><script>console.error("so"); throw Error("no")</script>')
-    try: browser.open(host + 'bad.html'); text = '\n'.join(browser.faults(host))
-    finally: bad.unlink()
-    browser.open(host + 'core.html'); browser.shape(390)
+    bad = site / "bad.html"
+    bad.write_text(
+        '<img src="none.png"><link rel="stylesheet" href="http://fonts.invalid/x.css"><script>console.error("so"); throw Error("no")</script>'
+    )
+    try:
+        browser.open(host + "bad.html")
+        text = "\n".join(browser.faults(host))
+    finally:
+        bad.unlink()
+    browser.open(host + "core.html")
+    browser.shape(390)
     assert browser.js(WIDTH) == 390
-    assert browser.js(f'document.querySelector("main").insertAdjacentHTML("beforeend", "<div style=width:700px>wide</div>"); {WIDTH}') > 700
-    for what in 'none.png', 'asks http://fonts.invalid', "'so'", 'Error: no': assert what in text
+    assert (
+        browser.js(
+            f'document.querySelector("main").insertAdjacentHTML("beforeend", "<div style=width:700px>wide</div>"); {WIDTH}'
+        )
+        > 700
+    )
+    for what in "none.png", "asks http://fonts.invalid", "'so'", "Error: no":
+        assert what in text
+
 
 def test_search_finds_the_dual_library(host, browser):
-    browser.open(host + 'world.html')
-    browser.js('(() => { const i = document.querySelector(".smalldocs-search input"); i.value = "DualLibrary"; i.dispatchEvent(new Event("input")) })()')
+    browser.open(host + "world.html")
+    browser.js(
+        '(() => { const i = document.querySelector(".smalldocs-search input"); i.value = "DualLibrary"; i.dispatchEvent(new Event("input")) })()'
+    )
     found = browser.wait(lambda: browser.js('[...document.querySelectorAll(".search-result")].map(a => a.href)'))
-    assert any(h.startswith(host + 'retrieval.html') for h in found[:3]), found
+    assert any(h.startswith(host + "retrieval.html") for h in found[:3]), found
+
 
 def test_pictures_are_seen(site, host, browser):
     broken, seen = {}, 0
-    for p in 'index.html', 'results.html', 'world.html', 'retrieval.html':
+    for p in "index.html", "results.html", "world.html", "retrieval.html":
         browser.open(host + p)
-        pictures = browser.js('Promise.all([...document.querySelectorAll("main img")].map(i => i.decode().catch(() => 0).then(() => [i.src.slice(0, 80), i.naturalWidth, i.checkVisibility() && i.offsetWidth, i.alt !== null && i.hasAttribute("alt")])))')
-        broken |= {p: x for x in pictures if not (x[1] and x[2] and x[3])}; seen += len(pictures)
+        pictures = browser.js(
+            'Promise.all([...document.querySelectorAll("main img")].map(i => i.decode().catch(() => 0).then(() => [i.src.slice(0, 80), i.naturalWidth, i.checkVisibility() && i.offsetWidth, i.alt !== null && i.hasAttribute("alt")])))'
+        )
+        broken |= {p: x for x in pictures if not (x[1] and x[2] and x[3])}
+        seen += len(pictures)
     assert not broken and seen > 10
 
+
 def test_the_sidebar_is_in_reading_order(host, browser):
-    browser.open(host + 'index.html')
-    links = [h.removeprefix(host) for h in browser.js('[...document.querySelectorAll("#quarto-sidebar .sidebar-menu-container a[href]")].filter(a => a.checkVisibility()).map(a => a.href)')]
-    read = [s[3:] + '.html' for s in notebooks(root) if s[:2].isdigit()]
-    guides = {s + '.html' for s in notebooks(root) if not s[:2].isdigit()} - {'index.html'}
-    assert links[:1+len(read)] == ['index.html', *read] and set(links[1+len(read):][:len(guides)]) == guides
-    assert links[1+len(read)+len(guides):] == ['ledger.html', 'results.html', 'cards.html', 'glossary.html', 'api.html']
+    browser.open(host + "index.html")
+    links = [
+        h.removeprefix(host)
+        for h in browser.js(
+            '[...document.querySelectorAll("#quarto-sidebar .sidebar-menu-container a[href]")].filter(a => a.checkVisibility()).map(a => a.href)'
+        )
+    ]
+    read = [s[3:] + ".html" for s in notebooks(root) if s[:2].isdigit()]
+    guides = {s + ".html" for s in notebooks(root) if not s[:2].isdigit()} - {"index.html"}
+    assert links[: 1 + len(read)] == ["index.html", *read] and set(links[1 + len(read) :][: len(guides)]) == guides
+    assert links[1 + len(read) + len(guides) :] == [
+        "ledger.html",
+        "results.html",
+        "cards.html",
+        "glossary.html",
+        "api.html",
+    ]
+
 
 def test_the_whole_sidebar_can_be_reached_on_a_phone(host, browser):
-    browser.open(host + 'world.html'); browser.shape(390)
-    at = lambda: browser.js('(() => { const r = [...document.querySelectorAll("#quarto-sidebar a[href]")].at(-1); r.scrollIntoView(); const b = r.getBoundingClientRect(); return [b.left, b.bottom] })()')
-    browser.wait(lambda: at()[0] < 0, 10) # put away
+    browser.open(host + "world.html")
+    browser.shape(390)
+    at = lambda: browser.js(
+        '(() => { const r = [...document.querySelectorAll("#quarto-sidebar a[href]")].at(-1); r.scrollIntoView(); const b = r.getBoundingClientRect(); return [b.left, b.bottom] })()'
+    )
+    browser.wait(lambda: at()[0] < 0, 10)  # put away
     browser.js('document.querySelector(".quarto-btn-toggle").click()')
     browser.wait(lambda: at()[0] >= 0, 10)
     assert at()[1] <= 900
 
-CONTRAST = '''(() => {
+
+CONTRAST = """(() => {
   const rgb = c => c.match(/[\\d.]+/g).map(Number), over = (a, b) => a.slice(0, 3).map((x, i) => x*(a[3] ?? 1) + b[i]*(1-(a[3] ?? 1)));
   const ground = e => { const all = []; for (; e; e = e.parentElement) all.push(rgb(getComputedStyle(e).backgroundColor)); return all.reverse().reduce((b, a) => over(a, b), [255, 255, 255]) };
   const light = c => { const [r, g, b] = c.map(x => (x /= 255) <= .03928 ? x/12.92 : ((x+.055)/1.055)**2.4); return .2126*r + .7152*g + .0722*b };
@@ -236,32 +420,48 @@ CONTRAST = '''(() => {
     const back = ground(e), [a, b] = [light(over(rgb(getComputedStyle(e).color), back)), light(back)], k = (Math.max(a, b)+.05)/(Math.min(a, b)+.05);
     if (k < 4.5) low.push([e.tagName, e.className, e.textContent.trim().slice(0, 40), Math.round(k*100)/100]);
   }
-  return [ground(document.querySelector("main")), low.slice(0, 5)] })()'''
+  return [ground(document.querySelector("main")), low.slice(0, 5)] })()"""
 
-@pytest.mark.parametrize('scheme', ['light', 'dark'])
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_can_be_read_in_light_and_dark(site, host, browser, scheme):
     low = {}
     for p in pages_of(site):
-        if '/' in p and p not in ('src/core.html', 'figures/T1.html'): continue # the same colours over and over
+        if "/" in p and p not in ("src/core.html", "figures/T1.html"):
+            continue  # the same colours over and over
         browser.open(host + p, scheme=scheme)
         ground, found = browser.js(CONTRAST)
-        assert (sum(ground) > 600) == (scheme == 'light'), f'{p} is not {scheme}'
-        if found: low[p] = found
+        assert (sum(ground) > 600) == (scheme == "light"), f"{p} is not {scheme}"
+        if found:
+            low[p] = found
     assert not low
 
+
 def test_the_switch_turns_dark_and_stays(host, browser):
-    dark = lambda: browser.js('getComputedStyle(document.body).backgroundColor') != 'rgb(255, 255, 255)'
-    browser.open(host + 'index.html'); assert not dark()
-    browser.js('document.querySelector(".quarto-color-scheme-toggle").click()'); browser.wait(dark, 10)
-    browser.open(host + 'core.html'); assert dark()
-    browser.js('localStorage.clear()')
+    dark = lambda: browser.js("getComputedStyle(document.body).backgroundColor") != "rgb(255, 255, 255)"
+    browser.open(host + "index.html")
+    assert not dark()
+    browser.js('document.querySelector(".quarto-color-scheme-toggle").click()')
+    browser.wait(dark, 10)
+    browser.open(host + "core.html")
+    assert dark()
+    browser.js("localStorage.clear()")
+
 
 # ---- how it gets to readers
 
+
 def test_the_workflow_runs_the_gate_and_publishes_what_make_docs_builds():
-    flow = yaml.safe_load((root/'.github/workflows/gate.yml').read_text()); gate, publish = flow['jobs']['gate'], flow['jobs']['publish']
-    assert {'push', 'pull_request'} <= set(flow[True]) # YAML reads `on` as true
-    assert any(s.get('run') == '.ci/run' for s in gate['steps']) and publish['needs'] == 'gate' and 'refs/heads/main' in publish['if']
-    assert any(s.get('run') == 'make docs' for s in publish['steps'])
-    used = [s['uses'] for j in flow['jobs'].values() for s in j['steps'] if 'uses' in s]
-    assert all(re.fullmatch(r'actions/[\w-]+@v\d+(\.\d+\.\d+)?', u) for u in used) and {u.split('@')[0] for u in used} >= {'actions/upload-pages-artifact', 'actions/deploy-pages'}
+    flow = yaml.safe_load((root / ".github/workflows/gate.yml").read_text())
+    gate, publish = flow["jobs"]["gate"], flow["jobs"]["publish"]
+    assert {"push", "pull_request"} <= set(flow[True])  # YAML reads `on` as true
+    assert (
+        any(s.get("run") == ".ci/run" for s in gate["steps"])
+        and publish["needs"] == "gate"
+        and "refs/heads/main" in publish["if"]
+    )
+    assert any(s.get("run") == "make docs" for s in publish["steps"])
+    used = [s["uses"] for j in flow["jobs"].values() for s in j["steps"] if "uses" in s]
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+(\.\d+\.\d+)?", u) for u in used) and {
+        u.split("@")[0] for u in used
+    } >= {"actions/upload-pages-artifact", "actions/deploy-pages"}

@@ -1,4 +1,5 @@
 "The wrapper is tied to no model: tiny random checkpoints of six families in Hub format, and what is said when one cannot be used."
+
 import json
 import shutil
 
@@ -7,153 +8,217 @@ import torch
 from families import FAMILIES, VIDEO, edit_json
 
 from crane.core import CraneError
-from crane.model import Note, Prompt, answer, chat, embed_images, embed_texts, encode, load_mllm, opening, teacher_forced
+from crane.model import (
+    Note,
+    Prompt,
+    answer,
+    chat,
+    embed_images,
+    embed_texts,
+    encode,
+    load_mllm,
+    opening,
+    teacher_forced,
+)
 from crane.world import load_world
 
-FLAG = 'flag-icons-4x3/PE'
-PROMPTS = [Prompt('What is the capital of Peru?'), Prompt('Whose flag is this?', FLAG), Prompt('Whose flag is this?', FLAG, (Note('This is the flag of Japan.', 'twemoji/JP'),)),
-           Prompt('Which currency?'), Prompt('Which country of the flag?', 'circle-flags/JP'), Prompt('Capital?', None, (Note('The capital of Peru is Lima.'),))]
+FLAG = "flag-icons-4x3/PE"
+PROMPTS = [
+    Prompt("What is the capital of Peru?"),
+    Prompt("Whose flag is this?", FLAG),
+    Prompt("Whose flag is this?", FLAG, (Note("This is the flag of Japan.", "twemoji/JP"),)),
+    Prompt("Which currency?"),
+    Prompt("Which country of the flag?", "circle-flags/JP"),
+    Prompt("Capital?", None, (Note("The capital of Peru is Lima."),)),
+]
 
 
-@pytest.fixture(scope='session')
-def world(): return load_world()
+@pytest.fixture(scope="session")
+def world():
+    return load_world()
 
 
-@pytest.fixture(scope='session')
+@pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp('families')
-    return {k: build(root/k) for k, build in FAMILIES.items()}
+    root = tmp_path_factory.mktemp("families")
+    return {k: build(root / k) for k, build in FAMILIES.items()}
 
 
 @pytest.fixture(params=FAMILIES)
-def m(request, folders): return load_mllm(folders[request.param])
+def m(request, folders):
+    return load_mllm(folders[request.param])
 
 
-def texts(m, world, **kw): return [c.text for c in answer(m, PROMPTS, world, max_new_tokens=12, **kw)]
+def texts(m, world, **kw):
+    return [c.text for c in answer(m, PROMPTS, world, max_new_tokens=12, **kw)]
 
 
 def test_the_same_text_whatever_the_batch_size(m, world):
     greedy = texts(m, world, batch_size=64)
     assert texts(m, world, batch_size=1) == texts(m, world, batch_size=4) == greedy
-    drawn = texts(m, world, temperature=1., seed=3)
-    assert texts(m, world, temperature=1., seed=3, batch_size=1) == drawn
-    assert texts(m, world, temperature=1., seed=4) != drawn
+    drawn = texts(m, world, temperature=1.0, seed=3)
+    assert texts(m, world, temperature=1.0, seed=3, batch_size=1) == drawn
+    assert texts(m, world, temperature=1.0, seed=4) != drawn
 
 
 def test_a_batch_changes_no_score(m, world):
     "Random models hit no target, so their scores themselves are compared: rows alone and padded rows."
-    together = encode(m, PROMPTS, world, ['Lima']*len(PROMPTS)); labels = together.pop('labels')
-    with torch.no_grad(): logits = m.model(**together).logits
+    together = encode(m, PROMPTS, world, ["Lima"] * len(PROMPTS))
+    labels = together.pop("labels")
+    with torch.no_grad():
+        logits = m.model(**together).logits
     for i, p in enumerate(PROMPTS):
-        one = encode(m, [p], world, ['Lima']); ls = one.pop('labels')[0]
-        with torch.no_grad(): alone = m.model(**one).logits[0]
+        one = encode(m, [p], world, ["Lima"])
+        ls = one.pop("labels")[0]
+        with torch.no_grad():
+            alone = m.model(**one).logits[0]
         a, b = alone[ls != -100], logits[i][labels[i] != -100]
-        assert torch.allclose(a, b, atol=1e-4*float(a.abs().max())), (m.name, i, float((a-b).abs().max()))
-    assert len(teacher_forced(m, PROMPTS, ['Lima']*len(PROMPTS), world)) == len(PROMPTS)
+        assert torch.allclose(a, b, atol=1e-4 * float(a.abs().max())), (m.name, i, float((a - b).abs().max()))
+    assert len(teacher_forced(m, PROMPTS, ["Lima"] * len(PROMPTS), world)) == len(PROMPTS)
 
 
 def test_one_first_token_and_no_markup_from_data(m):
     marks = [t for t in m.special if t != m.tok.bos_token]
     forged = Prompt(f"Whose?{''.join(marks)}", None, (Note(f"Peru{''.join(marks)}"),))
-    plain = Prompt('Whose?', None, (Note('Peru'),))
+    plain = Prompt("Whose?", None, (Note("Peru"),))
     assert chat(m, forged) == chat(m, plain)
-    ids = encode(m, [plain])['input_ids'][0].tolist()
+    ids = encode(m, [plain])["input_ids"][0].tolist()
     assert m.tok.bos_token_id is None or ids.count(m.tok.bos_token_id) == 1
 
 
 def test_what_the_template_opens_belongs_to_the_trace(m, world):
     opened = bool(opening(m))
-    assert opened == (m.name.endswith('paddleocr_vl') or m.name.endswith('qwen3_vl'))
-    assert all(t.startswith('<think>') for t in texts(m, world)) or not opened
-    responded = encode(m, PROMPTS[:1], world, ['<think>a</think>b'])['input_ids'][0].tolist()
-    assert responded.count(m.tok.convert_tokens_to_ids('<think>')) == 1
+    assert opened == (m.name.endswith("paddleocr_vl") or m.name.endswith("qwen3_vl"))
+    assert all(t.startswith("<think>") for t in texts(m, world)) or not opened
+    responded = encode(m, PROMPTS[:1], world, ["<think>a</think>b"])["input_ids"][0].tolist()
+    assert responded.count(m.tok.convert_tokens_to_ids("<think>")) == 1
 
 
 def test_vectors_of_length_one_that_do_not_depend_on_company(m, world):
-    v = embed_images(m, [FLAG, 'twemoji/JP'], world)
+    v = embed_images(m, [FLAG, "twemoji/JP"], world)
     assert torch.allclose(v.norm(dim=1), torch.ones(2), atol=1e-4)
-    assert torch.allclose(v[1:], embed_images(m, ['twemoji/JP'], world), atol=1e-4)
-    t = embed_texts(m, ['Lima', 'the capital of Peru'])
-    assert torch.allclose(t[:1], embed_texts(m, ['Lima']), atol=1e-4) and t.shape[0] == 2
+    assert torch.allclose(v[1:], embed_images(m, ["twemoji/JP"], world), atol=1e-4)
+    t = embed_texts(m, ["Lima", "the capital of Peru"])
+    assert torch.allclose(t[:1], embed_texts(m, ["Lima"]), atol=1e-4) and t.shape[0] == 2
 
 
 def test_a_family_whose_video_part_needs_torchvision(folders):
     from transformers import AutoProcessor
-    try: import torchvision  # noqa: F401
+
+    try:
+        import torchvision  # noqa: F401
     except ImportError:
-        with pytest.raises(ImportError): AutoProcessor.from_pretrained(folders[VIDEO[0]])
+        with pytest.raises(ImportError):
+            AutoProcessor.from_pretrained(folders[VIDEO[0]])
     assert load_mllm(folders[VIDEO[0]]).tok
 
 
 # What cannot be used is told in one sentence.
 
+
 def refused(path, *told, **kw):
-    with pytest.raises(CraneError) as e: load_mllm(path, **kw)
-    assert '\n' not in str(e.value) and all(t in str(e.value) for t in told), str(e.value)
+    with pytest.raises(CraneError) as e:
+        load_mllm(path, **kw)
+    assert "\n" not in str(e.value) and all(t in str(e.value) for t in told), str(e.value)
 
 
 @pytest.fixture
-def copy(folders, tmp_path): return shutil.copytree(folders['gemma3'], tmp_path/'copy')
+def copy(folders, tmp_path):
+    return shutil.copytree(folders["gemma3"], tmp_path / "copy")
 
 
 def test_no_chat_template(copy):
-    (copy/'chat_template.jinja').unlink()
-    refused(copy, 'no chat template', 'chat_template.jinja')
+    (copy / "chat_template.jinja").unlink()
+    refused(copy, "no chat template", "chat_template.jinja")
 
 
 def test_no_think_markup_and_how_to_give_it(copy):
-    for f in ('tokenizer.json', 'tokenizer_config.json'):
-        t = (copy/f).read_text()
-        for a, b in (('<think>', '<ponder>'), ('</think>', '</ponder>')): t = t.replace(a, b)
-        (copy/f).write_text(t)
-    refused(copy, 'no think markup', 'think=(')
-    m = load_mllm(copy, think=('<ponder>', '</ponder>'))
-    ids = encode(m, [Prompt('a')], None, ['<think>a</think>b'])['input_ids'][0].tolist()
-    assert m.tok.convert_tokens_to_ids('<ponder>') in ids
+    for f in ("tokenizer.json", "tokenizer_config.json"):
+        t = (copy / f).read_text()
+        for a, b in (("<think>", "<ponder>"), ("</think>", "</ponder>")):
+            t = t.replace(a, b)
+        (copy / f).write_text(t)
+    refused(copy, "no think markup", "think=(")
+    m = load_mllm(copy, think=("<ponder>", "</ponder>"))
+    ids = encode(m, [Prompt("a")], None, ["<think>a</think>b"])["input_ids"][0].tolist()
+    assert m.tok.convert_tokens_to_ids("<ponder>") in ids
 
 
 def test_torn_pickled_and_missing_weights(copy):
-    weights = copy/'model.safetensors'; whole = weights.read_bytes()
-    weights.write_bytes(whole[:len(whole)//2]); refused(copy, str(copy), 'cannot be loaded')
-    weights.rename(copy/'pytorch_model.bin'); refused(copy, 'safetensors')
-    (copy/'pytorch_model.bin').unlink(); refused(copy, 'safetensors')
+    weights = copy / "model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    refused(copy, str(copy), "cannot be loaded")
+    weights.rename(copy / "pytorch_model.bin")
+    refused(copy, "safetensors")
+    (copy / "pytorch_model.bin").unlink()
+    refused(copy, "safetensors")
 
 
 def test_code_of_its_own_is_never_run(copy):
-    edit_json(copy/'config.json', model_type='nobody_knows', auto_map={'AutoConfig': 'evil.Config', 'AutoModelForImageTextToText': 'evil.Model'})
-    (copy/'evil.py').write_text("raise SystemExit('the code ran')")
-    refused(copy, 'code of its own')
+    edit_json(
+        copy / "config.json",
+        model_type="nobody_knows",
+        auto_map={"AutoConfig": "evil.Config", "AutoModelForImageTextToText": "evil.Model"},
+    )
+    (copy / "evil.py").write_text("raise SystemExit('the code ran')")
+    refused(copy, "code of its own")
 
 
 def test_a_text_model_is_refused(copy, tmp_path):
     from transformers import LlamaConfig, LlamaForCausalLM
-    LlamaForCausalLM(LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(tmp_path/'text')
-    refused(tmp_path/'text', 'cannot be loaded')
+
+    LlamaForCausalLM(
+        LlamaConfig(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
+    ).save_pretrained(tmp_path / "text")
+    refused(tmp_path / "text", "cannot be loaded")
 
 
-@pytest.mark.parametrize('said, told', [
-    ("We couldn't connect to 'https://huggingface.co' to load the files", 'cannot be reached'),
-    ("nobody/x is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'", 'the Hub has no such model'),
-    ('You are trying to access a gated repo.\nMake sure to have access to it', 'log in'),
-])
+@pytest.mark.parametrize(
+    "said, told",
+    [
+        ("We couldn't connect to 'https://huggingface.co' to load the files", "cannot be reached"),
+        (
+            "nobody/x is not a local folder and is not a valid model identifier listed on 'https://huggingface.co/models'",
+            "the Hub has no such model",
+        ),
+        ("You are trying to access a gated repo.\nMake sure to have access to it", "log in"),
+    ],
+)
 def test_the_hub(monkeypatch, said, told):
     from transformers import AutoModelForImageTextToText
-    def fail(*a, **k): raise OSError(said)
-    monkeypatch.setattr(AutoModelForImageTextToText, 'from_pretrained', fail)
-    refused('nobody/x', told)
+
+    def fail(*a, **k):
+        raise OSError(said)
+
+    monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", fail)
+    refused("nobody/x", told)
 
 
 def test_a_processor_and_a_model_that_disagree_on_image_tokens(folders, tmp_path, world):
-    copy = shutil.copytree(folders['llava_next'], tmp_path/'llava')
-    f = copy/'processor_config.json'
+    copy = shutil.copytree(folders["llava_next"], tmp_path / "llava")
+    f = copy / "processor_config.json"
     f.write_text(json.dumps(json.loads(f.read_text()) | dict(patch_size=8)))
-    with pytest.raises(CraneError, match='do not agree on image tokens'): answer(load_mllm(copy), PROMPTS[1:2], world, max_new_tokens=2)
+    with pytest.raises(CraneError, match="do not agree on image tokens"):
+        answer(load_mllm(copy), PROMPTS[1:2], world, max_new_tokens=2)
 
 
-@pytest.mark.parametrize('error', [torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB'), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
 def test_out_of_memory_names_the_batch_size_to_try(folders, monkeypatch, world, error):
-    m = load_mllm(folders['gemma3'])
-    def fail(*a, **k): raise error
-    monkeypatch.setattr(type(m.model), 'generate', fail); monkeypatch.setattr(type(m.model), 'forward', fail)
-    with pytest.raises(CraneError, match='batch_size=6: try batch_size=3'): answer(m, PROMPTS, world)
-    with pytest.raises(CraneError, match='smaller model'): teacher_forced(m, PROMPTS[:1], ['a'], world)
+    m = load_mllm(folders["gemma3"])
+
+    def fail(*a, **k):
+        raise error
+
+    monkeypatch.setattr(type(m.model), "generate", fail)
+    monkeypatch.setattr(type(m.model), "forward", fail)
+    with pytest.raises(CraneError, match="batch_size=6: try batch_size=3"):
+        answer(m, PROMPTS, world)
+    with pytest.raises(CraneError, match="smaller model"):
+        teacher_forced(m, PROMPTS[:1], ["a"], world)

@@ -1,156 +1,251 @@
 "The house is in order: pins agree, notebooks are clean and in sync, profiles fit, nothing names the machine it was made on."
-import ast, configparser, filecmp, importlib.metadata, json, os, re, shutil, subprocess, sys, tomllib, zipfile
+
+import ast
+import configparser
+import filecmp
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
 from pathlib import Path
-import pytest, yaml
-from crane.reproduce import load_profile, notebook_parameters, notebooks, plan, read_notebook, reads, shareable
+
+import pytest
+import yaml
+
+from crane.plan import load_profile, notebook_parameters, notebooks, plan, read_notebook, reads
+from crane.reproduce import shareable
 
 root = Path(__file__).resolve().parent.parent
-stages = {s: p for s, p in notebooks(root).items() if s[:2].isdigit() and s != '00_core'}
-norm = lambda name: re.sub(r'[-_.]+', '-', name).lower()
-pins = lambda lines: {norm(l.split('==')[0]): l.split('==')[1] for l in lines if '==' in l and not l.startswith('#')}
-lock = pins((root/'requirements.txt').read_text().splitlines())
-settings = configparser.ConfigParser(); settings.read(root/'settings.ini'); settings = settings['DEFAULT']
-pyproject = tomllib.loads((root/'pyproject.toml').read_text())['project']
+stages = {s: p for s, p in notebooks(root).items() if s[:2].isdigit() and s != "00_core"}
+norm = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+pins = lambda lines: {norm(l.split("==")[0]): l.split("==")[1] for l in lines if "==" in l and not l.startswith("#")}
+lock = pins((root / "requirements.txt").read_text().splitlines())
+settings = configparser.ConfigParser()
+settings.read(root / "settings.ini")
+settings = settings["DEFAULT"]
+pyproject = tomllib.loads((root / "pyproject.toml").read_text())["project"]
 
-def cells(path, kind): return [c for c in json.loads(path.read_text())['cells'] if c['cell_type'] == kind]
-def source(cell): return ''.join(cell['source'])
+
+def cells(path, kind):
+    return [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == kind]
+
+
+def source(cell):
+    return "".join(cell["source"])
+
 
 def test_conda_environment_has_the_same_pins():
-    deps = yaml.safe_load((root/'environment.yml').read_text())['dependencies']
-    assert 'python=3.11' in deps
-    assert pins(next(d['pip'] for d in deps if isinstance(d, dict))) == lock, "run 'python scripts/pins.py'"
+    deps = yaml.safe_load((root / "environment.yml").read_text())["dependencies"]
+    assert "python=3.11" in deps
+    assert pins(next(d["pip"] for d in deps if isinstance(d, dict))) == lock, "run 'python scripts/pins.py'"
+
 
 def test_direct_dependencies_have_the_same_pins():
-    direct = pins(settings['requirements'].split())
-    assert pins(pyproject['dependencies']) == direct, 'settings.ini and pyproject.toml must list the same requirements'
+    direct = pins(settings["requirements"].split())
+    assert pins(pyproject["dependencies"]) == direct, "settings.ini and pyproject.toml must list the same requirements"
     assert direct == {n: lock.get(n) for n in direct}, "run 'python scripts/pins.py'"
-    assert len(direct) == len(settings['requirements'].split()), 'every requirement needs an exact pin'
+    assert len(direct) == len(settings["requirements"].split()), "every requirement needs an exact pin"
+
 
 def test_the_installed_packages_are_the_pinned_ones():
-    there = {n: importlib.metadata.version(n).split('+')[0] for n in lock}
+    there = {n: importlib.metadata.version(n).split("+")[0] for n in lock}
     assert there == lock
+
 
 def test_every_import_is_a_direct_dependency():
     where = importlib.metadata.packages_distributions()
-    names = {n.split('.')[0] for f in [*root.glob('crane/*.py'), *root.glob('tests/*.py'), *root.glob('scripts/*.py')] for n in imports(f)}
-    third = {norm(where[n][0]) for n in names - set(sys.stdlib_module_names) - {'crane'} if n in where}
-    assert third <= {norm(n) for n in pins(settings['requirements'].split())}
+    names = {
+        n.split(".")[0]
+        for f in [*root.glob("crane/*.py"), *root.glob("tests/*.py"), *root.glob("scripts/*.py")]
+        for n in imports(f)
+    }
+    third = {norm(where[n][0]) for n in names - set(sys.stdlib_module_names) - {"crane"} if n in where}
+    assert third <= {norm(n) for n in pins(settings["requirements"].split())}
+
 
 def imports(path):
     for n in ast.walk(ast.parse(path.read_text())):
-        if isinstance(n, ast.Import): yield from (a.name for a in n.names)
-        if isinstance(n, ast.ImportFrom) and not n.level: yield n.module
+        if isinstance(n, ast.Import):
+            yield from (a.name for a in n.names)
+        if isinstance(n, ast.ImportFrom) and not n.level:
+            yield n.module
+
 
 def test_imports_point_to_smaller_numbers():
     number = {s[3:]: int(s[:2]) for s in notebooks(root) if s[:2].isdigit()}
     for m, n in number.items():
-        path = root/'crane'/f'{m}.py'
-        used = {i.split('.')[1] for i in imports(path) if i.startswith('crane.')} if path.exists() else set()
+        path = root / "crane" / f"{m}.py"
+        used = {i.split(".")[1] for i in imports(path) if i.startswith("crane.")} if path.exists() else set()
         late = {u for u in used if number.get(u, 99) >= n}
-        assert not late, f'crane/{m}.py imports {late}, which comes later'
+        assert not late, f"crane/{m}.py imports {late}, which comes later"
+
 
 def test_the_stages_are_numbered_without_gaps():
     names = list(notebooks(root))
-    assert [s[:2] for s in names if s[:2].isdigit()] == [f'{i:02}' for i in range(12)] and not any(s[:2].isdigit() for s in names[12:]) and names[-1] == 'index'
+    assert (
+        [s[:2] for s in names if s[:2].isdigit()] == [f"{i:02}" for i in range(12)]
+        and not any(s[:2].isdigit() for s in names[12:])
+        and names[-1] == "index"
+    )
 
-@pytest.mark.parametrize('stage', stages)
+
+@pytest.mark.parametrize("stage", stages)
 def test_one_parameters_cell_with_run(stage):
-    tagged = [source(c) for c in cells(stages[stage], 'code') if 'parameters' in c['metadata'].get('tags', [])]
-    assert len(tagged) == 1, f'{stage} needs exactly one cell tagged parameters, it has {len(tagged)}'
-    assert notebook_parameters(stages[stage])['run'].default == 'smoke'
+    tagged = [source(c) for c in cells(stages[stage], "code") if "parameters" in c["metadata"].get("tags", [])]
+    assert len(tagged) == 1, f"{stage} needs exactly one cell tagged parameters, it has {len(tagged)}"
+    assert notebook_parameters(stages[stage])["run"].default == "smoke"
 
-@pytest.mark.parametrize('stage', stages)
+
+@pytest.mark.parametrize("stage", stages)
 def test_every_number_says_in_what_range_it_may_be(stage):
-    assert [k for k, p in notebook_parameters(stages[stage]).items() if isinstance(p.default, (int, float)) and not p.allowed.startswith('in ')] == []
+    assert [
+        k
+        for k, p in notebook_parameters(stages[stage]).items()
+        if isinstance(p.default, (int, float)) and not p.allowed.startswith("in ")
+    ] == []
 
-@pytest.mark.parametrize('stage', stages)
+
+@pytest.mark.parametrize("stage", stages)
 def test_a_notebook_declares_all_stages_that_it_reads(stage):
-    code = '\n'.join(source(c) for c in cells(stages[stage], 'code') if '#| export' not in source(c))
-    used = {s for s in re.findall(r'\d\d_[a-z_]+', code) if s in stages} - {stage} | ({'05_benchmark'} if 'all_edits(run' in code else set())
-    assert stage == '11_reproduce' or used <= set(reads(stage, root)), f'{stage} must name what it reads under **In**'
+    code = "\n".join(source(c) for c in cells(stages[stage], "code") if "#| export" not in source(c))
+    used = {s for s in re.findall(r"\d\d_[a-z_]+", code) if s in stages} - {stage} | (
+        {"05a_benchmark"} if "all_edits(run" in code else set()
+    )
+    assert stage == "11a_reproduce" or used <= set(reads(stage, root)), f"{stage} must name what it reads under **In**"
 
-@pytest.mark.parametrize('stage', stages)
+
+@pytest.mark.parametrize("stage", stages)
 def test_in_out_time_under_the_title(stage):
-    first = source(cells(stages[stage], 'markdown')[0])
-    assert re.match(r'# [^#\n]+\n\n> .+\n\n.*\*\*In\*\* .+\*\*Out\*\* .+\*\*Time\*\* .+', first), f'{stage} must say In, Out and Time right under its title'
+    first = source(cells(stages[stage], "markdown")[0])
+    assert re.match(r"# [^#\n]+\n\n> .+\n\n.*\*\*In\*\* .+\*\*Out\*\* .+\*\*Time\*\* .+", first), (
+        f"{stage} must say In, Out and Time right under its title"
+    )
+
 
 def test_smoke_is_the_defaults():
-    smoke, given = plan('smoke', root), load_profile('smoke', root)
+    smoke, given = plan("smoke", root), load_profile("smoke", root)
     for s, p in notebooks(root).items():
-        assert smoke[s] == {k: x.default for k, x in notebook_parameters(p).items()}, f'profiles/smoke.yaml and the parameters cell of {s} differ'
-        assert not set(given['stages'].get(s) or {}) - set(notebook_parameters(p))
+        assert smoke[s] == {k: x.default for k, x in notebook_parameters(p).items()}, (
+            f"profiles/smoke.yaml and the parameters cell of {s} differ"
+        )
+        assert not set(given["stages"].get(s) or {}) - set(notebook_parameters(p))
 
-@pytest.mark.parametrize('profile', [p.stem for p in root.glob('profiles/*.yaml')])
-def test_profiles_fit_the_notebooks(profile): assert list(plan(profile, root)) == list(notebooks(root))
+
+@pytest.mark.parametrize("profile", [p.stem for p in root.glob("profiles/*.yaml")])
+def test_profiles_fit_the_notebooks(profile):
+    assert list(plan(profile, root)) == list(notebooks(root))
+
 
 def copy_of_the_library(to):
-    for f in 'settings.ini', 'pyproject.toml': shutil.copy(root/f, to/f)
-    (to/'nbs').mkdir()
-    for p in (root/'nbs').glob('*.ipynb'): shutil.copy(p, to/'nbs'/p.name)
-    (to/'crane').mkdir()
-    if (root/'crane/__init__.py').exists(): shutil.copy(root/'crane/__init__.py', to/'crane')
+    for f in "settings.ini", "pyproject.toml":
+        shutil.copy(root / f, to / f)
+    (to / "nbs").mkdir()
+    for p in (root / "nbs").glob("*.ipynb"):
+        shutil.copy(p, to / "nbs" / p.name)
+    (to / "crane").mkdir()
+    if (root / "crane/__init__.py").exists():
+        shutil.copy(root / "crane/__init__.py", to / "crane")
+
 
 def nbdev(to, code):
-    env = {k: v for k, v in os.environ.items() if k != 'IN_TEST'}
-    r = subprocess.run([sys.executable, '-c', code], cwd=to, env=env, capture_output=True, text=True)
+    env = {k: v for k, v in os.environ.items() if k != "IN_TEST"}
+    r = subprocess.run([sys.executable, "-c", code], cwd=to, env=env, capture_output=True, text=True)
     assert r.returncode == 0, r.stderr
+
 
 def test_the_modules_are_what_the_notebooks_export(tmp_path):
     copy_of_the_library(tmp_path)
-    nbdev(tmp_path, 'from nbdev.doclinks import nbdev_export; nbdev_export()')
-    text = lambda d: {p.name: p.read_text() for p in (d/'crane').glob('*.py')}
+    nbdev(tmp_path, "from nbdev.doclinks import nbdev_export; nbdev_export()")
+    text = lambda d: {p.name: p.read_text() for p in (d / "crane").glob("*.py")}
     differ = {n for n in text(root).keys() | text(tmp_path).keys() if text(root).get(n) != text(tmp_path).get(n)}
     assert not differ, f"{sorted(differ)} of crane/ and the notebooks differ: run 'nbdev_export'"
 
+
 def test_the_notebooks_are_clean(tmp_path):
     copy_of_the_library(tmp_path)
-    nbdev(tmp_path, 'from nbdev.clean import nbdev_clean; nbdev_clean()')
-    differ = [p.name for p in (root/'nbs').glob('*.ipynb') if not filecmp.cmp(p, tmp_path/'nbs'/p.name, shallow=False)]
+    nbdev(tmp_path, "from nbdev.clean import nbdev_clean; nbdev_clean()")
+    differ = [
+        p.name for p in (root / "nbs").glob("*.ipynb") if not filecmp.cmp(p, tmp_path / "nbs" / p.name, shallow=False)
+    ]
     assert not differ, f"run 'nbdev_clean' on {differ}"
-    with_outputs = [p.name for p in (root/'nbs').glob('*.ipynb') if any(c['outputs'] for c in cells(p, 'code'))]
-    assert not with_outputs, f"run 'nbdev_clean --clear_all': outputs are kept in figures/notebooks, not in {with_outputs}"
+    with_outputs = [p.name for p in (root / "nbs").glob("*.ipynb") if any(c["outputs"] for c in cells(p, "code"))]
+    assert not with_outputs, (
+        f"run 'nbdev_clean --clear_all': outputs are kept in figures/notebooks, not in {with_outputs}"
+    )
+
 
 def test_cell_ids_are_there_and_unique():
-    for p in (root/'nbs').glob('*.ipynb'):
-        ids = [c.get('id') for c in json.loads(p.read_text())['cells']]
+    for p in (root / "nbs").glob("*.ipynb"):
+        ids = [c.get("id") for c in json.loads(p.read_text())["cells"]]
         assert None not in ids and len(set(ids)) == len(ids), p.name
 
-def committed(): # what is in git or would be
-    names = subprocess.run(['git', 'ls-files', '-co', '--exclude-standard'], cwd=root, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [n for n in names if (root/n).is_file()]
 
-MACHINE = re.compile(r'(?<![\w.~}-])/(?:home|root|work|tmp|Users|opt|mnt)/[\w.]' + r'|https?://(?:(?!127\.)\d+\.\d+\.|localhost|[\w.-]+\.(?:internal|local|lan)\b)')
+def committed():  # what is in git or would be
+    names = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    return [n for n in names if (root / n).is_file()]
 
-def machines(name, text): return [f'{name}: …{text[max(0, m.start()-30):m.end()+30]!r}' for m in MACHINE.finditer(text)]
+
+MACHINE = re.compile(
+    r"(?<![\w.~}-])/(?:home|root|work|tmp|Users|opt|mnt)/[\w.]"
+    + r"|https?://(?:(?!127\.)\d+\.\d+\.|localhost|[\w.-]+\.(?:internal|local|lan)\b)"
+)
+
+
+def machines(name, text):
+    return [f"{name}: …{text[max(0, m.start() - 30) : m.end() + 30]!r}" for m in MACHINE.finditer(text)]
+
 
 def test_nothing_names_a_machine():
-    found = [x for n in committed() for x in machines(n, (root/n).read_text(errors='ignore'))]
-    assert not found, '\n'.join(found)
+    found = [x for n in committed() for x in machines(n, (root / n).read_text(errors="ignore"))]
+    assert not found, "\n".join(found)
+
 
 def test_no_executed_notebook_would_bring_a_machine_into_git():
     "Outputs of the last smoke run, as a promotion would copy them."
-    ran = [p for s in notebooks(root) if (p := root/'runs/smoke/executed'/f'{s}.ipynb').exists()]
-    if not ran: pytest.skip("needs the smoke run: make reproduce PROFILE=smoke")
+    ran = [p for s in notebooks(root) if (p := root / "runs/smoke/executed" / f"{s}.ipynb").exists()]
+    if not ran:
+        pytest.skip("needs the smoke run: make reproduce PROFILE=smoke")
     found = [x for p in ran for x in machines(p.name, shareable(read_notebook(p), root))]
-    assert not found, '\n'.join(found)
+    assert not found, "\n".join(found)
+
 
 def test_no_big_file_is_committed():
-    assert [n for n in committed() if (root/n).stat().st_size > 12e6] == []
+    assert [n for n in committed() if (root / n).stat().st_size > 12e6] == []
+
 
 def test_the_data_ships_with_the_package(tmp_path):
-    for f in 'pyproject.toml', 'README.md', 'LICENSE': shutil.copy(root/f, tmp_path/f)
-    shutil.copytree(root/'crane', tmp_path/'crane', ignore=shutil.ignore_patterns('__pycache__'))
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps', '--no-build-isolation', '-w', 'out', '.'], cwd=tmp_path, check=True)
-    inside = zipfile.ZipFile(next((tmp_path/'out').glob('*.whl'))).namelist()
-    files = {p.relative_to(tmp_path).as_posix() for p in (tmp_path/'crane').rglob('*') if p.is_file()}
+    for f in "pyproject.toml", "README.md", "LICENSE":
+        shutil.copy(root / f, tmp_path / f)
+    shutil.copytree(root / "crane", tmp_path / "crane", ignore=shutil.ignore_patterns("__pycache__"))
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", "out", "."],
+        cwd=tmp_path,
+        check=True,
+    )
+    inside = zipfile.ZipFile(next((tmp_path / "out").glob("*.whl"))).namelist()
+    files = {p.relative_to(tmp_path).as_posix() for p in (tmp_path / "crane").rglob("*") if p.is_file()}
     assert files <= set(inside), files - set(inside)
 
-def test_licence(): assert 'Apache License' in (root/'LICENSE').read_text() and pyproject['license'] == 'Apache-2.0'
+
+def test_licence():
+    assert "Apache License" in (root / "LICENSE").read_text() and pyproject["license"] == "Apache-2.0"
+
 
 def test_version_is_the_same_everywhere():
     import crane
-    assert crane.__version__ == settings['version'] == importlib.metadata.version('crane-companion')
+
+    assert crane.__version__ == settings["version"] == importlib.metadata.version("crane-companion")
+
 
 def test_readme_is_made_from_the_index():
-    r = subprocess.run([sys.executable, 'scripts/docs.py', 'readme', '--check'], cwd=root, capture_output=True, text=True)
+    r = subprocess.run(
+        [sys.executable, "scripts/docs.py", "readme", "--check"], cwd=root, capture_output=True, text=True
+    )
     assert r.returncode == 0, r.stderr

@@ -1,82 +1,154 @@
 "Each notebook as a reader meets it: opened alone in a fresh clone and run from the top, without any other having run."
-import importlib.util, os, re, shutil
+
+import importlib.util
+import os
+import re
+import shutil
 from pathlib import Path
-import nbformat, pytest
+
+import nbformat
+import pytest
 from nbclient import NotebookClient
+
 from crane.core import CraneError, read_json, write_json
-from crane.reproduce import file_hashes, ingredients, inputs_of, notebooks, plan
+from crane.plan import file_hashes, ingredients, inputs_of, notebooks, plan
 
 root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location('ship_run', root/'scripts/ship_run.py')
-ship_run = importlib.util.module_from_spec(spec); spec.loader.exec_module(ship_run)
-READS = {'04_failure_modes': ['03'], '06_retrieval': ['05'], '07_sft': ['05'], '08_grpo': ['05', '07'], '09_evaluation': ['03', '05', '06', '07', '08'], '10_report': ['02', '04', '07', '08', '09'],
-         'add_a_method': ['05']} # notebook -> stages of which it takes what ships
-TAKEN = re.compile(r"(\d\d)_\w+ has not been run here: taking what ships with the package \(run 'smoke', commit [0-9a-f]{8}\)\n")
+spec = importlib.util.spec_from_file_location("ship_run", root / "scripts/ship_run.py")
+ship_run = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ship_run)
+READS = {
+    "04_failure_modes": ["03"],
+    "06c_retrieval": ["05"],
+    "07a_sft": ["05"],
+    "08_grpo": ["05", "07"],
+    "09_evaluation": ["03", "05", "06", "07", "08"],
+    "10_report": ["02", "04", "07", "08", "09"],
+    "add_a_method": ["05"],
+}  # notebook -> stages of which it takes what ships
+TAKEN = re.compile(
+    r"(\d\d)_\w+ has not been run here: taking what ships with the package \(run 'smoke', commit [0-9a-f]{8}\)\n"
+)
+
 
 def clone(to):
     "The project without runs; what notebooks do not write is linked. (A linked nbs/ would lead back here.)"
-    shutil.copytree(root/'nbs', to/'nbs', ignore=shutil.ignore_patterns('.*'))
-    for name in 'crane', 'profiles', 'figures', 'settings.ini', 'pyproject.toml', 'scripts', 'README.md', 'LICENSE': (to/name).symlink_to(root/name)
+    shutil.copytree(root / "nbs", to / "nbs", ignore=shutil.ignore_patterns(".*"))
+    for name in "crane", "profiles", "figures", "settings.ini", "pyproject.toml", "scripts", "README.md", "LICENSE":
+        (to / name).symlink_to(root / name)
     return to
+
 
 def run_alone(project, name):
     "Execute a notebook of a project from the top, in a kernel of its own that is no batch."
-    nb = nbformat.read(project/'nbs'/f'{name}.ipynb', as_version=4)
-    env = {k: v for k, v in os.environ.items() if k not in ('CRANE_BATCH', 'RETRAIN', 'REBUILD')} | dict(PYTHONPATH=str(project))
-    NotebookClient(nb, kernel_name='python3', timeout=900, resources=dict(metadata=dict(path=str(project/'nbs'))), extra_arguments=['--log-level=ERROR']).execute(env=env)
+    nb = nbformat.read(project / "nbs" / f"{name}.ipynb", as_version=4)
+    env = {k: v for k, v in os.environ.items() if k not in ("CRANE_BATCH", "RETRAIN", "REBUILD")} | dict(
+        PYTHONPATH=str(project)
+    )
+    NotebookClient(
+        nb,
+        kernel_name="python3",
+        timeout=900,
+        resources=dict(metadata=dict(path=str(project / "nbs"))),
+        extra_arguments=["--log-level=ERROR"],
+    ).execute(env=env)
     return nb
 
-def said(nb): return ''.join(o.text for c in nb.cells if c.cell_type == 'code' for o in c.outputs if o.output_type == 'stream')
+
+def said(nb):
+    return "".join(o.text for c in nb.cells if c.cell_type == "code" for o in c.outputs if o.output_type == "stream")
+
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', notebooks(root))
+@pytest.mark.parametrize("name", notebooks(root))
 def test_a_notebook_runs_by_itself(name, tmp_path):
-    project = clone(tmp_path); nb = run_alone(project, name) # an error ends the test
-    ran = [c.execution_count for c in nb.cells if c.cell_type == 'code' and c.source.strip()]
-    assert ran == [*range(1, len(ran)+1)], 'every cell, in order'
+    project = clone(tmp_path)
+    nb = run_alone(project, name)  # an error ends the test
+    ran = [c.execution_count for c in nb.cells if c.cell_type == "code" and c.source.strip()]
+    assert ran == [*range(1, len(ran) + 1)], "every cell, in order"
     taken = TAKEN.findall(said(nb))
-    assert len(taken) == len(set(taken)), 'said once a stage'
-    if name in READS or name[:2].isdigit(): assert sorted(taken) == READS.get(name, []), said(nb)[:500]
-    here = {p.name for p in (project/'runs'/'smoke').glob('*')}
-    assert here <= {name}, 'it writes into its own stage only'
+    assert len(taken) == len(set(taken)), "said once a stage"
+    if name in READS or name[:2].isdigit():
+        assert sorted(taken) == READS.get(name, []), said(nb)[:500]
+    here = {p.name for p in (project / "runs" / "smoke").glob("*")}
+    assert here <= {name}, "it writes into its own stage only"
+
 
 # ---- what ships
+
 
 @pytest.fixture
 def ran(tmp_path, monkeypatch):
     "A project with a finished smoke run whose files are empty; what is shipped goes to its `data`."
-    project = clone(tmp_path); runs = project/'runs'/'smoke'; monkeypatch.setattr(ship_run, 'DATA', project/'data')
-    for s, params in plan('smoke', project).items():
-        for f in [p.replace('**', 'deep').replace('*', 'any') for p in ship_run.READ.get(s, [])]+['trainer/any', 'nobody_reads.this']:
-            (runs/s/f).parent.mkdir(parents=True, exist_ok=True); (runs/s/f).touch()
+    project = clone(tmp_path)
+    runs = project / "runs" / "smoke"
+    monkeypatch.setattr(ship_run, "DATA", project / "data")
+    for s, params in plan("smoke", project).items():
+        for f in [p.replace("**", "deep").replace("*", "any") for p in ship_run.READ.get(s, [])] + [
+            "trainer/any",
+            "nobody_reads.this",
+        ]:
+            (runs / s / f).parent.mkdir(parents=True, exist_ok=True)
+            (runs / s / f).touch()
         record(project, s, made_of=ingredients(s, params, project, inputs_of(s, project, runs)))
     return project
 
+
 def record(project, stage, dirty=False, **changes):
     "Say that a stage ran to its end."
-    path = project/'runs'/'smoke'/'executed'/f'{stage}.json'; old = read_json(path) if path.exists() else {}
-    path.parent.mkdir(exist_ok=True); path.with_suffix('.ipynb').touch()
-    made = dict(commit='0'*40, dirty=dirty, hardware=dict(cpu='x', cores=2, memory_bytes=3))
-    write_json(path, old | dict(seconds=1., peak_bytes=len(stage), files=file_hashes(project/'runs'/'smoke'/stage), made_by=made) | changes)
+    path = project / "runs" / "smoke" / "executed" / f"{stage}.json"
+    old = read_json(path) if path.exists() else {}
+    path.parent.mkdir(exist_ok=True)
+    path.with_suffix(".ipynb").touch()
+    made = dict(commit="0" * 40, dirty=dirty, hardware=dict(cpu="x", cores=2, memory_bytes=3))
+    write_json(
+        path,
+        old
+        | dict(seconds=1.0, peak_bytes=len(stage), files=file_hashes(project / "runs" / "smoke" / stage), made_by=made)
+        | changes,
+    )
+
 
 def test_only_what_is_read_of_a_run_is_shipped(ran):
-    (ran/'data/smoke/09_evaluation').mkdir(parents=True); (ran/'data/smoke/09_evaluation/of_an_older_run').touch()
-    to = ship_run.ship(ran); there = {p.relative_to(to).as_posix() for p in to.rglob('*') if p.is_file()}
-    assert there == {'about.json', *(f'{s}/{p}'.replace('**', 'deep').replace('*', 'any') for s, ps in ship_run.READ.items() for p in ps)}
-    about = read_json(to/'about.json'); n = len(notebooks(root))
-    assert about['profile'] == 'smoke' and about['seconds'] == n and about['peak_bytes'] == max(map(len, notebooks(root))) and len(about['stages']) == n
-    assert [p.name for p in (ran/'data').iterdir()] == ['smoke'], 'nothing half-made is left'
+    (ran / "data/smoke/09_evaluation").mkdir(parents=True)
+    (ran / "data/smoke/09_evaluation/of_an_older_run").touch()
+    to = ship_run.ship(ran)
+    there = {p.relative_to(to).as_posix() for p in to.rglob("*") if p.is_file()}
+    assert there == {
+        "about.json",
+        *(f"{s}/{p}".replace("**", "deep").replace("*", "any") for s, ps in ship_run.READ.items() for p in ps),
+    }
+    about = read_json(to / "about.json")
+    n = len(notebooks(root))
+    assert (
+        about["profile"] == "smoke"
+        and about["seconds"] == n
+        and about["peak_bytes"] == max(map(len, notebooks(root)))
+        and len(about["stages"]) == n
+    )
+    assert [p.name for p in (ran / "data").iterdir()] == ["smoke"], "nothing half-made is left"
 
-@pytest.mark.parametrize('spoil, says', [
-    (lambda p: (p/'runs/smoke/executed/08_grpo.json').unlink(), '08_grpo is not up to date'),
-    (lambda p: (p/'runs/smoke/05_benchmark/nobody_reads.this').write_text('touched'), '05_benchmark is not up to date'),
-    (lambda p: record(p, '03_editors', dirty=True), '03_editors ran with changes that were not committed')])
+
+@pytest.mark.parametrize(
+    "spoil, says",
+    [
+        (lambda p: (p / "runs/smoke/executed/08_grpo.json").unlink(), "08_grpo is not up to date"),
+        (
+            lambda p: (p / "runs/smoke/05a_benchmark/nobody_reads.this").write_text("touched"),
+            "05a_benchmark is not up to date",
+        ),
+        (lambda p: record(p, "03_editors", dirty=True), "03_editors ran with changes that were not committed"),
+    ],
+)
 def test_a_run_that_is_not_whole_is_not_shipped(ran, spoil, says):
     spoil(ran)
-    with pytest.raises(CraneError, match=says): ship_run.ship(ran)
-    assert not [*(ran/'data').glob('*')], 'nothing half-made is left'
+    with pytest.raises(CraneError, match=says):
+        ship_run.ship(ran)
+    assert not [*(ran / "data").glob("*")], "nothing half-made is left"
+
 
 def test_a_file_that_is_read_and_not_there_is_named(ran, monkeypatch):
-    monkeypatch.setitem(ship_run.READ, '01_world', ['never.json'])
-    with pytest.raises(CraneError, match='01_world holds no never.json'): ship_run.ship(ran)
-    assert not [*(ran/'data').glob('*')], 'nothing half-made is left'
+    monkeypatch.setitem(ship_run.READ, "01_world", ["never.json"])
+    with pytest.raises(CraneError, match="01_world holds no never.json"):
+        ship_run.ship(ran)
+    assert not [*(ran / "data").glob("*")], "nothing half-made is left"

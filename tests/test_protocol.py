@@ -1,269 +1,566 @@
 "The protocol on stored files: scoring them again changes nothing, others' arithmetic agrees, and a stopped, changed or foreign evaluation is noticed."
-import json, re, signal, subprocess, sys, threading, time
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-import numpy as np, pandas as pd, pytest
-from hypothesis import given, settings, strategies as st
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
-from crane.core import CraneError, Probe, parse_trace, read_json, read_jsonl, sha256_file, write_json
+
 from crane.benchmark import load_benchmark, read_benchmark
-from crane.evaluation import (agreement_results, endpoint, evaluate, goal_results, growth_results, hop_results, independence, kind_results, main_results, ood_results, ood_questions,
-                              own_editor, results, score, second_opinion, sequence_results, shallow_gap, sign_flip, words_only)
+from crane.command_line import app, touched_up
+from crane.core import CraneError, Probe, parse_trace, read_json, read_jsonl, sha256_file, write_json
+from crane.evaluate import evaluate
+from crane.evaluation import (
+    agreement_results,
+    endpoint,
+    growth_results,
+    independence,
+    kind_results,
+    ood_questions,
+    ood_results,
+    own_editor,
+    score,
+    second_opinion,
+    sequence_results,
+    words_only,
+)
 from crane.failure_modes import verdict
+from crane.ledger import ledger
 from crane.model import load_mllm
-from crane.report import check_results, ledger, sequence_in_brief, table_goals, table_hops, table_kinds, table_main, table_ood, table_sequence, table_t1
-from crane.reproduce import app, touched_up
+from crane.report import (
+    check_results,
+    sequence_in_brief,
+    table_goals,
+    table_hops,
+    table_kinds,
+    table_main,
+    table_ood,
+    table_sequence,
+    table_t1,
+)
 from crane.retrieval import all_edits
-from crane.world import load_second_domain, load_world
+from crane.second_domain import load_second_domain
+from crane.tables import goal_results, hop_results, main_results, results, shallow_gap, sign_flip
+from crane.world import load_world
 
 root = Path(__file__).resolve().parent.parent
-ran = root/'runs'/'smoke'/'09_evaluation'
+ran = root / "runs" / "smoke" / "09_evaluation"
 RUNNER = CliRunner()
-needs_run = pytest.mark.skipif(not (ran/'results.json').exists(), reason="needs the smoke run: make reproduce PROFILE=smoke")
+needs_run = pytest.mark.skipif(
+    not (ran / "results.json").exists(), reason="needs the smoke run: make reproduce PROFILE=smoke"
+)
 
-@pytest.fixture(scope='module')
-def world(): return load_world()
 
-@pytest.fixture(scope='module')
-def strong(world): return load_benchmark('smoke', 'test', world)
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
+def strong(world):
+    return load_benchmark("smoke", "test", world)
+
+
+@pytest.fixture(scope="module")
 def probes(world, strong):
     "All test probes, by whatever stored line may speak of them."
-    calm = load_benchmark('smoke', 'test', world, ('aligned', 'no-prior', 'weak'))[1]
-    return list({p.id: p for p in [*strong[1], *calm, *all_edits('smoke', 'test', world).probes]}.values())
+    calm = load_benchmark("smoke", "test", world, ("aligned", "no-prior", "weak"))[1]
+    return list({p.id: p for p in [*strong[1], *calm, *all_edits("smoke", "test", world).probes]}.values())
+
 
 # ---- scoring again
 
-JUDGED = {'think', 'answer', 'fault', 'FMT', 'AS', 'GS', 'EI', 'IEU', 'drift', 'leak', 'rule', 'dissonant', 'unclear', 'loops', 'affirms', 'rejects', 'contradicts', 'broke', 'grounded', 'sentence'}
-def bare(rows): return [{k: v for k, v in r.items() if k not in JUDGED} for r in rows]
-def line(name): return read_jsonl(ran/f'{name}.jsonl')
-def base(rows): return [r for r in rows if r['method'] == 'base']
-def others(rows): return [r for r in rows if r['method'] != 'base']
-def rejudged(name, probes, reference): return others(score(base(reference)+bare(line(name)), probes))
+JUDGED = {
+    "think",
+    "answer",
+    "fault",
+    "FMT",
+    "AS",
+    "GS",
+    "EI",
+    "IEU",
+    "drift",
+    "leak",
+    "rule",
+    "dissonant",
+    "unclear",
+    "loops",
+    "affirms",
+    "rejects",
+    "contradicts",
+    "broke",
+    "grounded",
+    "sentence",
+}
 
-@pytest.fixture(scope='module')
+
+def bare(rows):
+    return [{k: v for k, v in r.items() if k not in JUDGED} for r in rows]
+
+
+def line(name):
+    return read_jsonl(ran / f"{name}.jsonl")
+
+
+def base(rows):
+    return [r for r in rows if r["method"] == "base"]
+
+
+def others(rows):
+    return [r for r in rows if r["method"] != "base"]
+
+
+def rejudged(name, probes, reference):
+    return others(score(base(reference) + bare(line(name)), probes))
+
+
+@pytest.fixture(scope="module")
 def again(probes):
     "Every stored file of traces, judged anew."
-    traces, calm, plain = line('traces'), line('calm'), line('plain')
-    again = dict(scored=score(traces, probes), calm=score(calm, probes), seeds=others(score(base(traces)+base(calm)+line('seeds'), probes)))
-    return again | {n: rejudged(n, probes, plain if n == 'kinds' else traces) for n in ('sequence', 'growth', 'ablations', 'kinds')}
+    traces, calm, plain = line("traces"), line("calm"), line("plain")
+    again = dict(
+        scored=score(traces, probes),
+        calm=score(calm, probes),
+        seeds=others(score(base(traces) + base(calm) + line("seeds"), probes)),
+    )
+    return again | {
+        n: rejudged(n, probes, plain if n == "kinds" else traces) for n in ("sequence", "growth", "ablations", "kinds")
+    }
+
 
 @needs_run
-@pytest.mark.parametrize('name', ['scored', 'sequence', 'growth', 'ablations', 'kinds'])
+@pytest.mark.parametrize("name", ["scored", "sequence", "growth", "ablations", "kinds"])
 def test_stored_traces_judged_again_are_judged_the_same(again, name):
-    was = line(name); was = was if name == 'scored' else others(was)
+    was = line(name)
+    was = was if name == "scored" else others(was)
     assert len(was) == len(again[name]) > 0
-    for a, b in zip(was, again[name]): assert {k: b.get(k) for k in a} == a
+    for a, b in zip(was, again[name]):
+        assert {k: b.get(k) for k in a} == a
+
 
 @needs_run
 def test_texts_out_of_distribution_are_judged_the_same():
     of = {(name, p.id): p for name, p in ood_questions(load_second_domain())}
-    for r in line('ood'):
-        now = verdict(parse_trace(r['text'], r['ended']), of[r['set'], r['probe_id']])
+    for r in line("ood"):
+        now = verdict(parse_trace(r["text"], r["ended"]), of[r["set"], r["probe_id"]])
         assert {k: r[k] for k in now} == now
+
 
 @needs_run
 def test_tables_from_traces_judged_again_are_the_tables(again, tmp_path):
-    res, figures = read_json(ran/'results.json'), ran.parent/'10_report'/'figures'
-    strata = {r['edit_id']: r['stratum'] for r in read_benchmark(ran.parent/'05_benchmark', 'test').strata}
-    seeded = [r | dict(seed=0) for r in again['scored']+again['calm']]+again['seeds']
-    new = results(again['scored'])+main_results(seeded, strata)+hop_results(again['scored'])+sequence_results(again['sequence'], again['scored'])+growth_results(again['growth'])+kind_results(again['kinds'])+goal_results(again['kinds'])+ood_results(line('ood'))
-    one = lambda rows: {(r['id'], r['method'], r['metric'], json.dumps(r['split'], sort_keys=True)): r for r in rows}
+    res, figures = read_json(ran / "results.json"), ran.parent / "10_report" / "figures"
+    strata = {r["edit_id"]: r["stratum"] for r in read_benchmark(ran.parent / "05a_benchmark", "test").strata}
+    seeded = [r | dict(seed=0) for r in again["scored"] + again["calm"]] + again["seeds"]
+    new = (
+        results(again["scored"])
+        + main_results(seeded, strata)
+        + hop_results(again["scored"])
+        + sequence_results(again["sequence"], again["scored"])
+        + growth_results(again["growth"])
+        + kind_results(again["kinds"])
+        + goal_results(again["kinds"])
+        + ood_results(line("ood"))
+    )
+    one = lambda rows: {(r["id"], r["method"], r["metric"], json.dumps(r["split"], sort_keys=True)): r for r in rows}
     old, now = one(res), one(json.loads(json.dumps(new)))
     assert len(now) > 500 and {k: old[k] for k in now} == now
-    ids = {k[0] for k in now}; kept = [r for r in res if r['id'] not in ids]
-    for name, table in dict(T1=table_t1, T2=table_main, T2k=table_kinds, T3=table_hops, T5=table_ood, T1s=sequence_in_brief, T1s_all=table_sequence, goals=table_goals, ledger=ledger).items():
-        assert table(new+kept).to_csv() == (figures/f'{name}.csv').read_text(), name
+    ids = {k[0] for k in now}
+    kept = [r for r in res if r["id"] not in ids]
+    for name, table in dict(
+        T1=table_t1,
+        T2=table_main,
+        T2k=table_kinds,
+        T3=table_hops,
+        T5=table_ood,
+        T1s=sequence_in_brief,
+        T1s_all=table_sequence,
+        goals=table_goals,
+        ledger=ledger,
+    ).items():
+        assert table(new + kept).to_csv() == (figures / f"{name}.csv").read_text(), name
+
 
 # ---- the same numbers by another way
+
 
 @needs_run
 def test_gs_and_ieu_by_pandas_alone(strong):
     "GS from the stored stances, and form, answer and bridges from the text, in pandas and regular expressions."
-    d = pd.read_json(ran/'scored.jsonl', lines=True); res = pd.DataFrame(read_json(ran/'results.json')); res = res[res.id == 'T1'].set_index(['method', 'metric']).value
-    d = d[~d.kind.str.contains('locality')]
-    gs = (d.FMT & d.AS & (d.grounded == 'yes')).groupby(d.method).mean()
-    assert ((gs-res.xs('GS', level='metric')[gs.index]).abs() < 1e-9).all()
-    about = pd.DataFrame([p.model_dump() for p in strong[1]]).set_index('id'); d = d.join(about[['answer', 'aliases', 'chain']], on='probe_id', suffixes=('', '_wanted'))
-    own = d[d.method.isin(['CRANE', 'CRANE, gold', 'IKE', 'retrieval prompt', 'LoRA chain'])] # whose texts are all of one form
-    parts = own.text.str.extract(r'^<think>(?P<t>(?:(?!</?think>).)+?)</think>(?:<answer>)?(?P<a>[^<]+)(?:</answer>)?$', flags=re.S)
+    d = pd.read_json(ran / "scored.jsonl", lines=True)
+    res = pd.DataFrame(read_json(ran / "results.json"))
+    res = res[res.id == "T1"].set_index(["method", "metric"]).value
+    d = d[~d.kind.str.contains("locality")]
+    gs = (d.FMT & d.AS & (d.grounded == "yes")).groupby(d.method).mean()
+    assert ((gs - res.xs("GS", level="metric")[gs.index]).abs() < 1e-9).all()
+    about = pd.DataFrame([p.model_dump() for p in strong[1]]).set_index("id")
+    d = d.join(about[["answer", "aliases", "chain"]], on="probe_id", suffixes=("", "_wanted"))
+    own = d[
+        d.method.isin(["CRANE", "CRANE, gold", "IKE", "retrieval prompt", "LoRA chain"])
+    ]  # whose texts are all of one form
+    parts = own.text.str.extract(
+        r"^<think>(?P<t>(?:(?!</?think>).)+?)</think>(?:<answer>)?(?P<a>[^<]+)(?:</answer>)?$", flags=re.S
+    )
     assert ((parts.a.notna() & own.ended) == own.FMT).all()
-    hops = own[(own.kind == 'multi_hop') & parts.a.notna()]
-    named = [all(re.search(rf'\b{re.escape(n[0])}\b', t) for n in chain) for t, chain in zip(parts.t[hops.index], hops.chain)]
+    hops = own[(own.kind == "multi_hop") & parts.a.notna()]
+    named = [
+        all(re.search(rf"\b{re.escape(n[0])}\b", t) for n in chain) for t, chain in zip(parts.t[hops.index], hops.chain)
+    ]
     denied = parts.t[hops.index].str.contains(r"\b(?:not|no|never)\b")
     assert (pd.Series(named, hops.index) == hops.IEU.astype(bool))[~denied].all() and (~denied).any()
 
+
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from('abcdef'), st.floats(-1, 1)), min_size=1, max_size=30))
+@given(st.lists(st.tuples(st.sampled_from("abcdef"), st.floats(-1, 1)), min_size=1, max_size=30))
 def test_sign_flip_is_a_probability_and_blind_to_the_sign(rows):
     groups, values = [g for g, _ in rows], [v for _, v in rows]
     p = sign_flip(values, groups)
-    assert 0 < p <= 1 and abs(p-sign_flip([-v for v in values], groups)) < .05
+    assert 0 < p <= 1 and abs(p - sign_flip([-v for v in values], groups)) < 0.05
+
 
 def test_sign_flip_knows_a_difference_from_none():
-    groups = [f'e{i}' for i in range(12)]
-    assert sign_flip([1.]*12, groups) < .005 < .5 < sign_flip([1., -1.]*6, groups)
-    assert sign_flip([1.]*12, ['e']*12) == 1 # one edit says nothing, however many probes it has
+    groups = [f"e{i}" for i in range(12)]
+    assert sign_flip([1.0] * 12, groups) < 0.005 < 0.5 < sign_flip([1.0, -1.0] * 6, groups)
+    assert sign_flip([1.0] * 12, ["e"] * 12) == 1  # one edit says nothing, however many probes it has
+
 
 # ---- metrics cannot be had by tricks
 
-NEAR = Probe(id='p', edit_id='e', kind='image_locality', question='Whose flag?', answer='Chile', edit_names=['Japan'])
+NEAR = Probe(id="p", edit_id="e", kind="image_locality", question="Whose flag?", answer="Chile", edit_names=["Japan"])
+
 
 @settings(max_examples=200, deadline=None)
-@given(st.text(alphabet='ab <>/thinkJapChle.', max_size=60), st.text(alphabet='ab <>/thinkJapChle.', max_size=60))
+@given(st.text(alphabet="ab <>/thinkJapChle.", max_size=60), st.text(alphabet="ab <>/thinkJapChle.", max_size=60))
 def test_independence_is_neither_drift_nor_leak(a, b):
     v = independence(parse_trace(a), parse_trace(b), NEAR)
-    assert v['EI'] == (not v['drift'] and not v['leak']) and independence(parse_trace(b), parse_trace(b), NEAR)['EI']
+    assert v["EI"] == (not v["drift"] and not v["leak"]) and independence(parse_trace(b), parse_trace(b), NEAR)["EI"]
+
 
 def test_editing_nothing_has_no_gs_and_failing_everywhere_has_no_gap():
-    rows = lambda gs: [dict(edit_id='e', kind=k, GS=gs) for k in ('exact', 'text_rephrase', 'image_rephrase', 'multi_hop')]
-    assert shallow_gap(rows(False))[0]['gap'] == 0 == shallow_gap(rows(True))[0]['gap']
+    rows = lambda gs: [
+        dict(edit_id="e", kind=k, GS=gs) for k in ("exact", "text_rephrase", "image_rephrase", "multi_hop")
+    ]
+    assert shallow_gap(rows(False))[0]["gap"] == 0 == shallow_gap(rows(True))[0]["gap"]
+
 
 # ---- an evaluation that is stopped, changed, or another's
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
 def few(strong):
     ids = {e.id for e in strong[0][:3]}
     return strong[0][:3], [p for p in strong[1] if p.edit_id in ids]
 
-def timeless(rows): return [{k: v for k, v in r.items() if k not in ('took', 'seconds')} for r in rows]
-def by_probe(rows): return sorted(timeless(rows), key=lambda r: (r['method'], r['probe_id']))
+
+def timeless(rows):
+    return [{k: v for k, v in r.items() if k not in ("took", "seconds")} for r in rows]
+
+
+def by_probe(rows):
+    return sorted(timeless(rows), key=lambda r: (r["method"], r["probe_id"]))
+
 
 @needs_run
 def test_an_evaluation_stopped_at_any_write_goes_on(world, few, tmp_path):
-    m = load_mllm(); whole = evaluate('FT-L', m, *few, world, tmp_path/'whole', chunk=1)
-    class Stop(Exception): pass
-    def stop(done, of): raise Stop
+    m = load_mllm()
+    whole = evaluate("FT-L", m, *few, world, tmp_path / "whole", chunk=1)
+
+    class Stop(Exception):
+        pass
+
+    def stop(done, of):
+        raise Stop
+
     for _ in few[0][:2]:
-        with pytest.raises(Stop): evaluate('FT-L', m, *few, world, tmp_path/'parts', chunk=1, log=stop)
-        with (tmp_path/'parts'/'traces.jsonl').open('ab') as f: f.write(b'{"method": "FT') # as a kill would leave it
-    assert by_probe(evaluate('FT-L', m, *few, world, tmp_path/'parts', chunk=1)) == by_probe(whole)
-    for f in 'results.json', 'scored.jsonl': assert by_probe(read_jsonl(tmp_path/'parts'/f)) == by_probe(read_jsonl(tmp_path/'whole'/f)) if f.endswith('l') else read_json(tmp_path/'parts'/f) == read_json(tmp_path/'whole'/f)
+        with pytest.raises(Stop):
+            evaluate("FT-L", m, *few, world, tmp_path / "parts", chunk=1, log=stop)
+        with (tmp_path / "parts" / "traces.jsonl").open("ab") as f:
+            f.write(b'{"method": "FT')  # as a kill would leave it
+    assert by_probe(evaluate("FT-L", m, *few, world, tmp_path / "parts", chunk=1)) == by_probe(whole)
+    for f in "results.json", "scored.jsonl":
+        assert (
+            by_probe(read_jsonl(tmp_path / "parts" / f)) == by_probe(read_jsonl(tmp_path / "whole" / f))
+            if f.endswith("l")
+            else read_json(tmp_path / "parts" / f) == read_json(tmp_path / "whole" / f)
+        )
+
 
 @needs_run
 def test_a_killed_evaluation_goes_on(tmp_path):
-    args = [str(Path(sys.executable).parent/'crane'), 'evaluate', '--method', 'IKE-0', '--data', str(ran.parent/'05_benchmark'), '--limit', '4', '--out', str(tmp_path/'it')]
+    args = [
+        str(Path(sys.executable).parent / "crane"),
+        "evaluate",
+        "--method",
+        "IKE-0",
+        "--data",
+        str(ran.parent / "05a_benchmark"),
+        "--limit",
+        "4",
+        "--out",
+        str(tmp_path / "it"),
+    ]
     p = subprocess.Popen(args, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while p.poll() is None and not (tmp_path/'it'/'traces.jsonl').exists(): time.sleep(.05)
-    p.send_signal(signal.SIGKILL); p.wait()
+    while p.poll() is None and not (tmp_path / "it" / "traces.jsonl").exists():
+        time.sleep(0.05)
+    p.send_signal(signal.SIGKILL)
+    p.wait()
     r = subprocess.run(args, cwd=root, capture_output=True, text=True)
-    assert r.returncode == 0 and 'GS' in r.stdout and (tmp_path/'it'/'results.json').exists()
+    assert r.returncode == 0 and "GS" in r.stdout and (tmp_path / "it" / "results.json").exists()
     assert subprocess.run(args, cwd=root, capture_output=True, text=True).stdout == r.stdout
 
-@pytest.fixture(scope='module')
+
+@pytest.fixture(scope="module")
 def done(world, few, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('done'); evaluate('IKE-0', load_mllm(), *few, world, folder)
+    folder = tmp_path_factory.mktemp("done")
+    evaluate("IKE-0", load_mllm(), *few, world, folder)
     return folder
+
 
 def copy_of(folder, to):
     to.mkdir()
-    for f in folder.iterdir(): (to/f.name).write_bytes(f.read_bytes())
+    for f in folder.iterdir():
+        (to / f.name).write_bytes(f.read_bytes())
     return to
+
 
 @needs_run
 def test_changed_truncated_or_foreign_lines_are_refused(world, few, done, tmp_path):
-    run = lambda folder, method='IKE-0', which=few: evaluate(method, load_mllm(), *which, world, folder)
+    run = lambda folder, method="IKE-0", which=few: evaluate(method, load_mllm(), *which, world, folder)
+
     def refused(name, change, *words, **kw):
-        folder = copy_of(done, tmp_path/name); change(folder)
-        with pytest.raises(CraneError) as e: run(folder, **kw)
+        folder = copy_of(done, tmp_path / name)
+        change(folder)
+        with pytest.raises(CraneError) as e:
+            run(folder, **kw)
         assert all(w in str(e.value) for w in (str(folder), *words)), e.value
-    lines = lambda f: (f/'traces.jsonl').read_text().splitlines(True)
-    better = lambda f: (f/'traces.jsonl').write_text((f/'traces.jsonl').read_text().replace('</think>', ' Yes.</think>', 1))
-    refused('by hand', better, 'not as the evaluation left it')
-    refused('truncated', lambda f: (f/'traces.jsonl').write_text(''.join(lines(f)[:-1])+lines(f)[-1][:30]), 'not as the evaluation left it')
-    refused('gone', lambda f: (f/'traces.jsonl').unlink(), 'not as the evaluation left it')
-    refused('schema', lambda f: write_json(f/'about.json', read_json(f/'about.json') | dict(schema=0)), 'another schema (0, not 1)')
-    refused('method', lambda f: None, "another method ('IKE-0', not 'IKE')", method='IKE')
-    refused('records', lambda f: None, 'another records', which=(few[0][:2], [p for p in few[1] if p.edit_id in {e.id for e in few[0][:2]}]))
-    refused('about', lambda f: (f/'about.json').write_text('{"schema": 1'), 'about.json')
+
+    lines = lambda f: (f / "traces.jsonl").read_text().splitlines(True)
+    better = lambda f: (f / "traces.jsonl").write_text(
+        (f / "traces.jsonl").read_text().replace("</think>", " Yes.</think>", 1)
+    )
+    refused("by hand", better, "not as the evaluation left it")
+    refused(
+        "truncated",
+        lambda f: (f / "traces.jsonl").write_text("".join(lines(f)[:-1]) + lines(f)[-1][:30]),
+        "not as the evaluation left it",
+    )
+    refused("gone", lambda f: (f / "traces.jsonl").unlink(), "not as the evaluation left it")
+    refused(
+        "schema",
+        lambda f: write_json(f / "about.json", read_json(f / "about.json") | dict(schema=0)),
+        "another schema (0, not 1)",
+    )
+    refused("method", lambda f: None, "another method ('IKE-0', not 'IKE')", method="IKE")
+    refused(
+        "records",
+        lambda f: None,
+        "another records",
+        which=(few[0][:2], [p for p in few[1] if p.edit_id in {e.id for e in few[0][:2]}]),
+    )
+    refused("about", lambda f: (f / "about.json").write_text('{"schema": 1'), "about.json")
+
 
 @needs_run
 def test_an_evaluation_says_what_made_it(done):
-    a = read_json(done/'about.json')
-    assert a['versions']['torch'] and a['hardware']['cores'] and a['weights'] and a['records'] and a['traces'] == sha256_file(done/'traces.jsonl') and 'commit' in a
+    a = read_json(done / "about.json")
+    assert (
+        a["versions"]["torch"]
+        and a["hardware"]["cores"]
+        and a["weights"]
+        and a["records"]
+        and a["traces"] == sha256_file(done / "traces.jsonl")
+        and "commit" in a
+    )
+
 
 @needs_run
 def test_results_that_lack_a_method_or_a_probe_are_refused(strong):
-    res = read_json(ran/'results.json')
-    with pytest.raises(CraneError, match="lacks metric 'TF' of method 'CRANE'"): check_results([r for r in res if r['method'] != 'CRANE'])
-    with pytest.raises(CraneError, match='not a list of result rows'): check_results([dict(id='T1')])
-    rows = line('traces')
-    with pytest.raises(CraneError, match='unedited model'): score([r for r in rows if r['method'] != 'base'], strong[1])
-    (some := ran.parent/'cut.jsonl').write_text((ran/'traces.jsonl').read_text()[:-40])
+    res = read_json(ran / "results.json")
+    with pytest.raises(CraneError, match="lacks metric 'TF' of method 'CRANE'"):
+        check_results([r for r in res if r["method"] != "CRANE"])
+    with pytest.raises(CraneError, match="not a list of result rows"):
+        check_results([dict(id="T1")])
+    rows = line("traces")
+    with pytest.raises(CraneError, match="unedited model"):
+        score([r for r in rows if r["method"] != "base"], strong[1])
+    (some := ran.parent / "cut.jsonl").write_text((ran / "traces.jsonl").read_text()[:-40])
     try:
-        with pytest.raises(CraneError, match=rf'line {len(rows)}\b'): read_jsonl(some)
-    finally: some.unlink()
+        with pytest.raises(CraneError, match=rf"line {len(rows)}\b"):
+            read_jsonl(some)
+    finally:
+        some.unlink()
+
 
 # ---- a method of one's own, and a second scorer
 
+
 def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
-    file = tmp_path/'mine.py'; file.write_text('from crane.editors import Edited, editor\n@editor\ndef still(m, edits, world): yield Edited(m)\ndef plain(m): pass\n')
-    assert own_editor(f'{file}:still') == 'still'
-    for name, words in ((f'{file}:stil', "does not give 'stil'"), (f'{file}:plain', 'put @editor before it'), ('none.py:f', 'is no file')):
-        with pytest.raises(CraneError, match=words): own_editor(name)
-    file.write_text('import nothing_like_it')
-    with pytest.raises(CraneError, match='nothing_like_it'): own_editor(f'{file}:still')
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from crane.editors import Edited, editor\n@editor\ndef still(m, edits, world): yield Edited(m)\ndef plain(m): pass\n"
+    )
+    assert own_editor(f"{file}:still") == "still"
+    for name, words in (
+        (f"{file}:stil", "does not give 'stil'"),
+        (f"{file}:plain", "put @editor before it"),
+        ("none.py:f", "is no file"),
+    ):
+        with pytest.raises(CraneError, match=words):
+            own_editor(name)
+    file.write_text("import nothing_like_it")
+    with pytest.raises(CraneError, match="nothing_like_it"):
+        own_editor(f"{file}:still")
+
 
 @pytest.fixture
 def server():
     "A server that speaks as much of the OpenAI protocol as is asked of it, and says yes where the thought says that the note applies."
+
     class Says(BaseHTTPRequestHandler):
         def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers['Content-Length'])))['messages'][0]['content']
-            body = json.dumps(dict(id='x', object='chat.completion', created=0, model='m', choices=[dict(index=0, finish_reason='stop', message=dict(role='assistant', content='Yes.' if 'applies' in asked else 'No, it does not.'))], usage=dict(prompt_tokens=1, completion_tokens=1, total_tokens=2))).encode()
-            self.send_response(200); self.send_header('Content-Type', 'application/json'); self.send_header('Content-Length', str(len(body))); self.end_headers(); self.wfile.write(body)
-        def log_message(self, *a): pass
-    s = HTTPServer(('127.0.0.1', 0), Says); threading.Thread(target=s.serve_forever, daemon=True).start()
-    yield f'http://127.0.0.1:{s.server_port}/v1'
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
+            body = json.dumps(
+                dict(
+                    id="x",
+                    object="chat.completion",
+                    created=0,
+                    model="m",
+                    choices=[
+                        dict(
+                            index=0,
+                            finish_reason="stop",
+                            message=dict(
+                                role="assistant", content="Yes." if "applies" in asked else "No, it does not."
+                            ),
+                        )
+                    ],
+                    usage=dict(prompt_tokens=1, completion_tokens=1, total_tokens=2),
+                )
+            ).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *a):
+            pass
+
+    s = HTTPServer(("127.0.0.1", 0), Says)
+    threading.Thread(target=s.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{s.server_port}/v1"
     s.shutdown()
+
 
 @needs_run
 def test_a_second_scorer_stands_apart(server, strong):
-    rows = [r for r in line('scored') if r['method'] in ('CRANE', 'FT-L') and 'GS' in r][:24]
-    judged = second_opinion(rows, strong[1], endpoint(server, 'any')); res = agreement_results(judged)
-    assert {r['second'] for r in judged} <= {True, False} and {r['id'] for r in res} == {'second'} and all(0 <= r['value'] <= 1 for r in res)
-    assert [{k: v for k, v in r.items() if k != 'second'} for r in judged] == rows
-    with pytest.raises(CraneError, match='does not answer'): endpoint('http://127.0.0.1:9/v1', 'any')(['Is it so?'])
+    rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
+    judged = second_opinion(rows, strong[1], endpoint(server, "any"))
+    res = agreement_results(judged)
+    assert (
+        {r["second"] for r in judged} <= {True, False}
+        and {r["id"] for r in res} == {"second"}
+        and all(0 <= r["value"] <= 1 for r in res)
+    )
+    assert [{k: v for k, v in r.items() if k != "second"} for r in judged] == rows
+    with pytest.raises(CraneError, match="does not answer"):
+        endpoint("http://127.0.0.1:9/v1", "any")(["Is it so?"])
+
 
 # ---- the commands
 
-def crane(*args): return RUNNER.invoke(app, [str(a) for a in args])
+
+def crane(*args):
+    return RUNNER.invoke(app, [str(a) for a in args])
+
 
 @needs_run
 def test_evaluate_from_the_shell(tmp_path):
-    data = ran.parent/'05_benchmark'; r = crane('evaluate', '--method', 'FT-M', '--data', data, '--out', tmp_path/'a')
+    data = ran.parent / "05a_benchmark"
+    r = crane("evaluate", "--method", "FT-M", "--data", data, "--out", tmp_path / "a")
     assert r.exit_code == 1 and "'FT-M' is unknown" in r.output
-    for args, words in ((('--data', tmp_path/'none'), 'none'), (('--data', data, '--model', tmp_path/'no_model'), 'no_model'), (('--data', data, '--split', 'tset'), 'tset'), (('--data', data, '--retrieval', 'golden'), 'golden'), (('--data', data, '--method', 'base'), 'unedited')):
-        r = crane('evaluate', '--limit', '1', '--out', tmp_path/'b', *args)
-        assert r.exit_code == 1 and words in r.output and 'Traceback' not in r.output, r.output
-    r = crane('evaluate', '--data', data, '--limit', '2', '--retrieval', 'noisy', '--out', tmp_path/'c')
-    assert r.exit_code == 0 and 'CRANE' in r.stdout and 'GS' in r.stdout
-    r = crane('evaluate', '--method', 'IKE-0', '--data', data, '--limit', '1', '--max-new-tokens', '6', '--out', tmp_path/'d')
-    assert r.exit_code == 0 and 'were cut at 6 tokens' in r.stdout and 'raise --max-new-tokens' in r.stdout
-    rows = read_jsonl(tmp_path/'d'/'traces.jsonl'); assert {x['method'] for x in rows} == {'base', 'IKE-0'} and max(x['tokens'] for x in rows) <= 6 # the edited model is cut where the unedited one is
+    for args, words in (
+        (("--data", tmp_path / "none"), "none"),
+        (("--data", data, "--model", tmp_path / "no_model"), "no_model"),
+        (("--data", data, "--split", "tset"), "tset"),
+        (("--data", data, "--retrieval", "golden"), "golden"),
+        (("--data", data, "--method", "base"), "unedited"),
+    ):
+        r = crane("evaluate", "--limit", "1", "--out", tmp_path / "b", *args)
+        assert r.exit_code == 1 and words in r.output and "Traceback" not in r.output, r.output
+    r = crane("evaluate", "--data", data, "--limit", "2", "--retrieval", "noisy", "--out", tmp_path / "c")
+    assert r.exit_code == 0 and "CRANE" in r.stdout and "GS" in r.stdout
+    r = crane(
+        "evaluate",
+        "--method",
+        "IKE-0",
+        "--data",
+        data,
+        "--limit",
+        "1",
+        "--max-new-tokens",
+        "6",
+        "--out",
+        tmp_path / "d",
+    )
+    assert r.exit_code == 0 and "were cut at 6 tokens" in r.stdout and "raise --max-new-tokens" in r.stdout
+    rows = read_jsonl(tmp_path / "d" / "traces.jsonl")
+    assert {x["method"] for x in rows} == {"base", "IKE-0"} and max(
+        x["tokens"] for x in rows
+    ) <= 6  # the edited model is cut where the unedited one is
+
 
 @needs_run
 def test_the_ledger_is_an_exit_code_and_notices_a_touch():
-    figures = root/'figures'
-    if not (figures/'provenance.json').exists(): pytest.skip('nothing is promoted')
-    r = crane('ledger'); claims = read_json(figures/'ledger.json')
-    assert r.exit_code == int(any(c['verdict'] == 'fails' for c in claims)) and all(c['claim'] in r.stdout for c in claims)
-    path = figures/'results.json'; was = path.read_bytes()
+    figures = root / "figures"
+    if not (figures / "provenance.json").exists():
+        pytest.skip("nothing is promoted")
+    r = crane("ledger")
+    claims = read_json(figures / "ledger.json")
+    assert r.exit_code == int(any(c["verdict"] == "fails" for c in claims)) and all(
+        c["claim"] in r.stdout for c in claims
+    )
+    path = figures / "results.json"
+    was = path.read_bytes()
     try:
-        path.write_bytes(was.replace(b'0.', b'1.', 1)); assert touched_up(figures) == ['results.json']
-        r = crane('ledger'); assert r.exit_code == 2 and 'figures/results.json' in r.output
-    finally: path.write_bytes(was)
+        path.write_bytes(was.replace(b"0.", b"1.", 1))
+        assert touched_up(figures) == ["results.json"]
+        r = crane("ledger")
+        assert r.exit_code == 2 and "figures/results.json" in r.output
+    finally:
+        path.write_bytes(was)
+
 
 # ---- ablations
 
+
 class Shaky:
     "An encoder as a processor makes it: texts that are equal come out unequal in their last bits."
-    def __init__(self): self.rng = np.random.default_rng(0)
-    def texts(self, texts): return np.eye(2, dtype=np.float32)[[int(t.startswith('Whose')) for t in texts]]+self.rng.normal(0, 1e-7, (len(texts), 2)).astype(np.float32)
+
+    def __init__(self):
+        self.rng = np.random.default_rng(0)
+
+    def texts(self, texts):
+        return np.eye(2, dtype=np.float32)[[int(t.startswith("Whose")) for t in texts]] + self.rng.normal(
+            0, 1e-7, (len(texts), 2)
+        ).astype(np.float32)
+
 
 def test_of_edits_with_the_same_question_the_first_is_taken(strong):
     "Which of them was nearest by rounding would depend on the processor."
-    edits = [strong[0][0].model_copy(update=dict(id=f'e{i}', subject='of another flag', question=q)) for i, q in enumerate(['Name it.', *['Whose flag is this?']*20])]
-    probes = [strong[1][0].model_copy(update=dict(id=f'p{i}', question='Whose flag is this?')) for i in range(20)]
-    assert {h.edit.id for hits in words_only(Shaky(), edits, probes) for h in hits} == {'e1'}
+    edits = [
+        strong[0][0].model_copy(update=dict(id=f"e{i}", subject="of another flag", question=q))
+        for i, q in enumerate(["Name it.", *["Whose flag is this?"] * 20])
+    ]
+    probes = [strong[1][0].model_copy(update=dict(id=f"p{i}", question="Whose flag is this?")) for i in range(20)]
+    assert {h.edit.id for hits in words_only(Shaky(), edits, probes) for h in hits} == {"e1"}

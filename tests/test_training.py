@@ -1,133 +1,285 @@
 "SFT and GRPO: settings that do not drift, a stop and a second start that change nothing, ends with a sentence, and what a routing model is kept as."
-import json, os, shutil
+
+import json
+import os
+import shutil
 from pathlib import Path
-import pytest, torch
-from hypothesis import given, settings, strategies as st
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from typer.testing import CliRunner
-from crane.core import CraneError, Edit, read_json
+
 from crane.benchmark import build_benchmark
+from crane.command_line import app
+from crane.core import CraneError, Edit, read_json
 from crane.grpo import grpo_config, grpo_dataset, train_grpo, training_plan
 from crane.model import Prompt, chat, load_mllm
-from crane.reproduce import app
 from crane.retrieval import Hit
-from crane.sft import (EVIDENCE, Crane, adapted, answer_routed, load_router, routing_examples, routing_model, routing_note, routing_prompt, save_router,
-                       sft_config, train_sft, unadapted)
+from crane.routing import (
+    EVIDENCE,
+    Crane,
+    adapted,
+    answer_routed,
+    load_router,
+    routing_model,
+    routing_note,
+    routing_prompt,
+    save_router,
+    unadapted,
+)
+from crane.sft import routing_examples, sft_config, train_sft
 from crane.world import load_world
 
 root = Path(__file__).resolve().parent.parent
 ON_CPU = dict(use_cpu=True, bf16=False, gradient_checkpointing=False)
 
-@pytest.fixture(scope='module')
-def world(): return load_world()
 
-@pytest.fixture(scope='module')
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
+
+
+@pytest.fixture(scope="module")
 def bench(world):
-    b = build_benchmark(load_mllm(), world, 'train', 16, 2)
-    return b.only(lambda e, s: s == 'strong')
+    b = build_benchmark(load_mllm(), world, "train", 16, 2)
+    return b.only(lambda e, s: s == "strong")
+
 
 def frozen(args):
     "What a configuration resolves to, without paths."
-    return json.loads(json.dumps({k: v for k, v in args.to_dict().items() if k not in ('output_dir', 'logging_dir', 'run_name')}, default=str, sort_keys=True))
+    return json.loads(
+        json.dumps(
+            {k: v for k, v in args.to_dict().items() if k not in ("output_dir", "logging_dir", "run_name")},
+            default=str,
+            sort_keys=True,
+        )
+    )
 
-@pytest.mark.parametrize('name,args', [('sft', lambda d: sft_config(d, 500, 32, 5e-3, 0, **ON_CPU)), ('grpo', lambda d: grpo_config(d, 60, 8, 8, 3e-4, 0, **ON_CPU))])
+
+@pytest.mark.parametrize(
+    "name,args",
+    [
+        ("sft", lambda d: sft_config(d, 500, 32, 5e-3, 0, **ON_CPU)),
+        ("grpo", lambda d: grpo_config(d, 60, 8, 8, 3e-4, 0, **ON_CPU)),
+    ],
+)
 def test_no_setting_drifts(name, args, tmp_path):
-    path, now = root/'configs'/f'{name}.json', frozen(args(tmp_path))
-    if os.environ.get('REBUILD'): path.write_text(json.dumps(now, indent=1, sort_keys=True)+'\n')
+    path, now = root / "configs" / f"{name}.json", frozen(args(tmp_path))
+    if os.environ.get("REBUILD"):
+        path.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
     was = read_json(path)
-    assert {k: (was.get(k), now.get(k)) for k in was.keys() | now.keys() if was.get(k) != now.get(k)} == {}, "a resolved setting changed: if it is meant, write it anew with REBUILD=1"
+    assert {k: (was.get(k), now.get(k)) for k in was.keys() | now.keys() if was.get(k) != now.get(k)} == {}, (
+        "a resolved setting changed: if it is meant, write it anew with REBUILD=1"
+    )
 
-def weights(m): return {n: p.detach().clone() for n, p in m.model.named_parameters() if p.requires_grad}
-def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
-@pytest.mark.parametrize('full', [False, True], ids=['adapter', 'all weights'])
+def weights(m):
+    return {n: p.detach().clone() for n, p in m.model.named_parameters() if p.requires_grad}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("full", [False, True], ids=["adapter", "all weights"])
 def test_sft_goes_on_as_if_it_had_not_stopped(full, bench, world, tmp_path):
     examples, new = routing_examples(bench, world, 48, 3), lambda: routing_model(load_mllm(), full, seed=3)
-    whole = new(); train_sft(whole, examples, world, tmp_path/'whole', 8, 1e-3, 3, save_steps=2)
-    half = new(); train_sft(half, examples, world, tmp_path/'half', 8, 1e-3, 3, save_steps=2, stop_after=4)
+    whole = new()
+    train_sft(whole, examples, world, tmp_path / "whole", 8, 1e-3, 3, save_steps=2)
+    half = new()
+    train_sft(half, examples, world, tmp_path / "half", 8, 1e-3, 3, save_steps=2, stop_after=4)
     assert not same(weights(half), weights(whole))
-    again = new(); log = train_sft(again, examples, world, tmp_path/'half', 8, 1e-3, 3, save_steps=2, resume=True)
-    assert same(weights(again), weights(whole)) and [r['step'] for r in log] == list(range(1, 7))
+    again = new()
+    log = train_sft(again, examples, world, tmp_path / "half", 8, 1e-3, 3, save_steps=2, resume=True)
+    assert same(weights(again), weights(whole)) and [r["step"] for r in log] == list(range(1, 7))
+
 
 def test_grpo_goes_on_as_if_it_had_not_stopped(bench, world, tmp_path):
-    data = grpo_dataset(bench, world, 4, 2, 3); save_router(routing_model(load_mllm(), seed=3), tmp_path/'sft')
-    run = lambda d, **kw: (lambda m: (m, train_grpo(m, data, tmp_path/d, 4, 2, 4, 1e-3, 3, save_steps=2, **kw)[0]))(load_router(tmp_path/'sft', trainable=True))
-    whole, log = run('whole'); half, _ = run('half', stop_after=2); again, _ = run('half', resume=True)
+    data = grpo_dataset(bench, world, 4, 2, 3)
+    save_router(routing_model(load_mllm(), seed=3), tmp_path / "sft")
+    run = lambda d, **kw: (lambda m: (m, train_grpo(m, data, tmp_path / d, 4, 2, 4, 1e-3, 3, save_steps=2, **kw)[0]))(
+        load_router(tmp_path / "sft", trainable=True)
+    )
+    whole, log = run("whole")
+    half, _ = run("half", stop_after=2)
+    again, _ = run("half", resume=True)
     assert not same(weights(half), weights(whole)) and same(weights(again), weights(whole))
-    assert {'reward', 'kl', 'entropy', 'length', 'frac_reward_zero_std', 'format', 'answer', 'routing', 'grounding'} <= log[0].keys()
-    assert list((tmp_path/'whole'/'tensorboard').iterdir()) and (tmp_path/'whole'/'log.csv').read_text().count('\n') == 5
+    assert {
+        "reward",
+        "kl",
+        "entropy",
+        "length",
+        "frac_reward_zero_std",
+        "format",
+        "answer",
+        "routing",
+        "grounding",
+    } <= log[0].keys()
+    assert (
+        list((tmp_path / "whole" / "tensorboard").iterdir())
+        and (tmp_path / "whole" / "log.csv").read_text().count("\n") == 5
+    )
+
 
 def test_the_same_seed_gives_the_same_weights(bench, world, tmp_path):
-    def one(d, seed): m = routing_model(load_mllm(), seed=seed); train_sft(m, routing_examples(bench, world, 16, seed), world, tmp_path/d, 8, 1e-3, seed); return weights(m)
-    assert same(one('a', 1), one('b', 1)) and not same(one('c', 2), one('a', 1))
+    def one(d, seed):
+        m = routing_model(load_mllm(), seed=seed)
+        train_sft(m, routing_examples(bench, world, 16, seed), world, tmp_path / d, 8, 1e-3, seed)
+        return weights(m)
+
+    assert same(one("a", 1), one("b", 1)) and not same(one("c", 2), one("a", 1))
+
 
 def test_a_loss_that_is_no_number_ends_with_a_sentence(bench, world, tmp_path):
-    m = routing_model(load_mllm()); next(p for p in m.model.parameters() if p.requires_grad).data.fill_(float('nan'))
-    with pytest.raises(CraneError, match='lower the learning rate'): train_sft(m, routing_examples(bench, world, 16), world, tmp_path, 8, 1e-3)
+    m = routing_model(load_mllm())
+    next(p for p in m.model.parameters() if p.requires_grad).data.fill_(float("nan"))
+    with pytest.raises(CraneError, match="lower the learning rate"):
+        train_sft(m, routing_examples(bench, world, 16), world, tmp_path, 8, 1e-3)
+
 
 def test_groups_that_never_differ_end_with_a_sentence(bench, world, tmp_path, monkeypatch):
-    monkeypatch.setattr('crane.sft.PATIENCE', 3); monkeypatch.setattr('crane.grpo.parts_of', lambda *a: dict(format=.5, answer=1., routing=1., grounding=.5))
-    with pytest.raises(CraneError, match='every group earned one and the same reward'): train_grpo(routing_model(load_mllm()), grpo_dataset(bench, world, 6, 2, 0), tmp_path, 6, 2, 2, 1e-4)
+    monkeypatch.setattr("crane.sft.PATIENCE", 3)
+    monkeypatch.setattr("crane.grpo.parts_of", lambda *a: dict(format=0.5, answer=1.0, routing=1.0, grounding=0.5))
+    with pytest.raises(CraneError, match="every group earned one and the same reward"):
+        train_grpo(routing_model(load_mllm()), grpo_dataset(bench, world, 6, 2, 0), tmp_path, 6, 2, 2, 1e-4)
+
 
 def test_the_tower_is_not_trained(bench, world, tmp_path):
-    m = routing_model(load_mllm(), full=True); before = {n: p.clone() for n, p in m.model.named_parameters() if 'vision' in n}
+    m = routing_model(load_mllm(), full=True)
+    before = {n: p.clone() for n, p in m.model.named_parameters() if "vision" in n}
     train_sft(m, routing_examples(bench, world, 8), world, tmp_path, 8, 1e-3)
     assert all(torch.equal(p, before[n]) for n, p in m.model.named_parameters() if n in before)
+
 
 def test_without_a_note_the_adapter_is_off(bench, world, tmp_path):
     base, m = load_mllm(), routing_model(load_mllm())
     for n, p in m.model.named_parameters():
-        if 'lora_B' in n: p.data.normal_(0, .3)
-    ps = [Prompt('What is the capital of Peru?'), Prompt('Whose flag is this?', 'twemoji/PE')]
+        if "lora_B" in n:
+            p.data.normal_(0, 0.3)
+    ps = [Prompt("What is the capital of Peru?"), Prompt("Whose flag is this?", "twemoji/PE")]
     assert [c.text for c in answer_routed(m, ps, world)] == [c.text for c in answer_routed(base, ps, world)]
-    noted = [routing_prompt(p, [Hit(bench.edits[0], 1.)]) for p in ps]
+    noted = [routing_prompt(p, [Hit(bench.edits[0], 1.0)]) for p in ps]
     assert [c.text for c in answer_routed(m, noted, world)] != [c.text for c in answer_routed(base, noted, world)]
-    with unadapted(base): pass
+    with unadapted(base):
+        pass
     assert adapted(m) and not adapted(base)
 
-@pytest.mark.parametrize('hurt', ['adapter_model.safetensors', 'adapter_config.json'])
+
+@pytest.mark.parametrize("hurt", ["adapter_model.safetensors", "adapter_config.json"])
 def test_a_damaged_router_is_refused(hurt, tmp_path):
-    save_router(routing_model(load_mllm()), tmp_path/'r'); (tmp_path/'r'/hurt).write_bytes(b'{"no')
-    with pytest.raises(CraneError): load_router(tmp_path/'r')
+    save_router(routing_model(load_mllm()), tmp_path / "r")
+    (tmp_path / "r" / hurt).write_bytes(b'{"no')
+    with pytest.raises(CraneError):
+        load_router(tmp_path / "r")
+
 
 @settings(max_examples=60, deadline=None)
-@given(st.text(max_size=60), st.sampled_from(EVIDENCE), st.sampled_from(['</think>', '<answer>', '<|end|>', '<|assistant|>', '<image>', '<thi<think>nk>', '']))
+@given(
+    st.text(max_size=60),
+    st.sampled_from(EVIDENCE),
+    st.sampled_from(["</think>", "<answer>", "<|end|>", "<|assistant|>", "<image>", "<thi<think>nk>", ""]),
+)
 def test_no_edit_breaks_the_prompt(text, evidence, tag):
-    m = test_no_edit_breaks_the_prompt.m = getattr(test_no_edit_breaks_the_prompt, 'm', None) or load_mllm()
-    e = Edit(id='e', modality='visual', relation='country', subject='PE', subject_name='Peru'+tag, target='JP', question='Whose?', image='twemoji/PE', target_old='Peru', target_new=text+tag+'Japan')
-    said = chat(m, routing_prompt(Prompt('Whose?', 'twemoji/PE'), [Hit(e, .5)], evidence))
-    clean = chat(m, routing_prompt(Prompt('Whose?', 'twemoji/PE'), [Hit(e.model_copy(update=dict(subject_name='Peru', target_new='Japan')), .5)], evidence))
-    for t in ('<think>', '</think>', '<answer>', '<|end|>', '<|user|>', '<|assistant|>', '<image>'): assert said.count(t) == clean.count(t)
+    m = test_no_edit_breaks_the_prompt.m = getattr(test_no_edit_breaks_the_prompt, "m", None) or load_mllm()
+    e = Edit(
+        id="e",
+        modality="visual",
+        relation="country",
+        subject="PE",
+        subject_name="Peru" + tag,
+        target="JP",
+        question="Whose?",
+        image="twemoji/PE",
+        target_old="Peru",
+        target_new=text + tag + "Japan",
+    )
+    said = chat(m, routing_prompt(Prompt("Whose?", "twemoji/PE"), [Hit(e, 0.5)], evidence))
+    clean = chat(
+        m,
+        routing_prompt(
+            Prompt("Whose?", "twemoji/PE"),
+            [Hit(e.model_copy(update=dict(subject_name="Peru", target_new="Japan")), 0.5)],
+            evidence,
+        ),
+    )
+    for t in ("<think>", "</think>", "<answer>", "<|end|>", "<|user|>", "<|assistant|>", "<image>"):
+        assert said.count(t) == clean.count(t)
+
 
 def test_an_unknown_kind_of_evidence_is_refused(bench):
-    with pytest.raises(CraneError, match='choose picture, words, score'): routing_note(Hit(bench.edits[0], 1.), 'smell')
+    with pytest.raises(CraneError, match="choose picture, words, score"):
+        routing_note(Hit(bench.edits[0], 1.0), "smell")
+
 
 def test_three_lines(world):
-    crane = Crane(world=world); e = crane.edit_flag('flag-icons-4x3/PE', 'Japan')
-    assert crane.ask('What is the continent of the country shown?', 'twemoji/PE').answer == 'Asia' and e.target_old == 'Peru'
-    assert crane.ask('What is the capital of Peru?').answer == crane.plain('What is the capital of Peru?').answer == 'Lima'
-    assert crane.ask('Whose flag is this?', 'twemoji/NO').answer == 'Norway'
+    crane = Crane(world=world)
+    e = crane.edit_flag("flag-icons-4x3/PE", "Japan")
+    assert (
+        crane.ask("What is the continent of the country shown?", "twemoji/PE").answer == "Asia"
+        and e.target_old == "Peru"
+    )
+    assert (
+        crane.ask("What is the capital of Peru?").answer == crane.plain("What is the capital of Peru?").answer == "Lima"
+    )
+    assert crane.ask("Whose flag is this?", "twemoji/NO").answer == "Norway"
+
 
 def test_the_plan_of_a_training_counts_without_weights():
-    p = training_plan('grpo', 'pocket', 60, 64); assert p['completions'] == 3840 and p['trained'] == 65536 < p['parameters'] < 2e6
-    assert training_plan('sft', 'pocket', 60, 64, full=True)['trained'] > 9e5
-    with pytest.raises(CraneError, match='no such folder'): training_plan('sft', '/no/such', 1, 1)
+    p = training_plan("grpo", "pocket", 60, 64)
+    assert p["completions"] == 3840 and p["trained"] == 65536 < p["parameters"] < 2e6
+    assert training_plan("sft", "pocket", 60, 64, full=True)["trained"] > 9e5
+    with pytest.raises(CraneError, match="no such folder"):
+        training_plan("sft", "/no/such", 1, 1)
+
 
 crane = lambda *a: CliRunner().invoke(app, a)
 
-@pytest.mark.parametrize('args,says', [(('rlhf',), 'choose sft or grpo'), (('grpo', '--batch-size', '30'), 'no multiple'), (('sft', '--run', 'nowhere'), '05_benchmark')])
+
+@pytest.mark.parametrize(
+    "args,says",
+    [
+        (("rlhf",), "choose sft or grpo"),
+        (("grpo", "--batch-size", "30"), "no multiple"),
+        (("sft", "--run", "nowhere"), "05a_benchmark"),
+    ],
+)
 def test_wrong_commands_end_in_one_line(args, says):
-    r = crane('train', *args); assert r.exit_code == 1 and says in r.stderr and r.stderr.count('\n') == 1
+    r = crane("train", *args)
+    assert r.exit_code == 1 and says in r.stderr and r.stderr.count("\n") == 1
+
 
 def test_train_from_the_shell(tmp_path, monkeypatch, bench, world):
     from crane.benchmark import save_benchmark
-    (tmp_path/'settings.ini').write_text('[DEFAULT]\n'); monkeypatch.chdir(tmp_path); save_benchmark(bench, tmp_path/'runs'/'mine'/'05_benchmark', 'train', world)
-    assert crane('train', 'sft', '--run', 'mine', '--dry-run').exit_code == 0 and not (tmp_path/'runs'/'mine'/'07_sft').exists()
-    for args in (('sft', '--batch-size', '8'), ('grpo', '--batch-size', '4', '--generations', '2')): r = crane('train', *args, '--run', 'mine', '--steps', '2'); assert r.exit_code == 0, r.stderr
-    m = load_router(tmp_path/'runs'/'mine'/'08_grpo'/'model'); assert adapted(m)
-    assert read_json(tmp_path/'runs'/'mine'/'08_grpo'/'model'/'adapter_config.json')['base_model_name_or_path'] == 'pocket'
-    shutil.rmtree(tmp_path/'runs'/'mine'/'07_sft'/'model'); r = crane('train', 'grpo', '--run', 'mine', '--steps', '1'); assert r.exit_code == 1 and '07_sft' in r.stderr
 
-@pytest.mark.parametrize('name', ['one_gpu', 'fsdp', 'deepspeed'])
+    (tmp_path / "settings.ini").write_text("[DEFAULT]\n")
+    monkeypatch.chdir(tmp_path)
+    save_benchmark(bench, tmp_path / "runs" / "mine" / "05a_benchmark", "train", world)
+    assert (
+        crane("train", "sft", "--run", "mine", "--dry-run").exit_code == 0
+        and not (tmp_path / "runs" / "mine" / "07a_sft").exists()
+    )
+    for args in (("sft", "--batch-size", "8"), ("grpo", "--batch-size", "4", "--generations", "2")):
+        r = crane("train", *args, "--run", "mine", "--steps", "2")
+        assert r.exit_code == 0, r.stderr
+    m = load_router(tmp_path / "runs" / "mine" / "08_grpo" / "model")
+    assert adapted(m)
+    assert (
+        read_json(tmp_path / "runs" / "mine" / "08_grpo" / "model" / "adapter_config.json")["base_model_name_or_path"]
+        == "pocket"
+    )
+    shutil.rmtree(tmp_path / "runs" / "mine" / "07a_sft" / "model")
+    r = crane("train", "grpo", "--run", "mine", "--steps", "1")
+    assert r.exit_code == 1 and "07a_sft" in r.stderr
+
+
+@pytest.mark.parametrize("name", ["one_gpu", "fsdp", "deepspeed"])
 def test_accelerate_reads_the_shipped_configurations(name):
     from accelerate.commands.config.config_args import load_config_from_file
-    c = load_config_from_file(str(root/'configs'/'accelerate'/f'{name}.yaml')); assert c.mixed_precision == 'bf16' and str(c.distributed_type).split('.')[-1] == dict(one_gpu='NO', fsdp='FSDP', deepspeed='DEEPSPEED')[name]
+
+    c = load_config_from_file(str(root / "configs" / "accelerate" / f"{name}.yaml"))
+    assert (
+        c.mixed_precision == "bf16"
+        and str(c.distributed_type).split(".")[-1] == dict(one_gpu="NO", fsdp="FSDP", deepspeed="DEEPSPEED")[name]
+    )
