@@ -1,4 +1,4 @@
-"""The CRANE companion: evaluate edits of reasoning multimodal models by what their chains say, and edit without touching a weight.
+"""The CRANE companion: edit reasoning multimodal models without touching a weight, and judge edits by the chains.
 
 The ten names below are what most people need. Each is loaded when it is first used, so `import crane` costs nothing.
 """
