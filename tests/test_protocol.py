@@ -17,30 +17,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from crane import protocol
 from crane.benchmark import load_benchmark, read_benchmark
 from crane.command_line import app, touched_up
 from crane.core import CraneError, Probe, parse_trace, read_json, read_jsonl, sha256_file, write_json
-from crane.evaluate import evaluate
 from crane.evaluation import (
-    agreement_results,
     endpoint,
-    growth_results,
     independence,
-    kind_results,
+    judge,
     ood_questions,
-    ood_results,
     own_editor,
     score,
     second_opinion,
-    sequence_results,
     words_only,
 )
 from crane.failure_modes import verdict
 from crane.ledger import ledger
 from crane.model import load_mllm
+from crane.protocol import evaluate
 from crane.report import (
     check_results,
-    sequence_in_brief,
+    result_table,
     table_goals,
     table_hops,
     table_kinds,
@@ -51,15 +48,28 @@ from crane.report import (
 )
 from crane.retrieval import all_edits
 from crane.second_domain import load_second_domain
-from crane.tables import goal_results, hop_results, main_results, results, shallow_gap, sign_flip
+from crane.tables import (
+    IN_SCOPE,
+    agreement_table,
+    conflict_table,
+    goal_table,
+    growth_table,
+    hop_table,
+    independence_table,
+    kind_table,
+    main_table,
+    ood_table,
+    sequence_table,
+    shallow_gap,
+    sign_flip,
+)
 from crane.world import load_world
 
 root = Path(__file__).resolve().parent.parent
 ran = root / "runs" / "smoke" / "09_evaluation"
+numbers = ran.parent / "09a_tables" / "results.json"
 RUNNER = CliRunner()
-needs_run = pytest.mark.skipif(
-    not (ran / "results.json").exists(), reason="needs the smoke run: make reproduce PROFILE=smoke"
-)
+needs_run = pytest.mark.skipif(not numbers.exists(), reason="needs the smoke run: make reproduce PROFILE=smoke")
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +88,9 @@ def probes(world, strong):
     calm = load_benchmark("smoke", "test", world, ("aligned", "no-prior", "weak"))[1]
     return list({p.id: p for p in [*strong[1], *calm, *all_edits("smoke", "test", world).probes]}.values())
 
+
+PROMOTED = dict(T1=table_t1, T2=table_main, T2k=table_kinds, T3=table_hops, T5=table_ood)
+PROMOTED |= dict(T1s=table_sequence, goals=table_goals, ledger=ledger)
 
 # ---- scoring again
 
@@ -128,67 +141,70 @@ def rejudged(name, probes, reference):
 @pytest.fixture(scope="module")
 def again(probes):
     "Every stored file of traces, judged anew."
-    traces, calm, plain = line("traces"), line("calm"), line("plain")
-    again = dict(
-        scored=score(traces, probes),
-        calm=score(calm, probes),
-        seeds=others(score(base(traces) + base(calm) + line("seeds"), probes)),
-    )
-    return again | {
-        n: rejudged(n, probes, plain if n == "kinds" else traces) for n in ("sequence", "growth", "ablations", "kinds")
-    }
+    traces, calm, plain = line("traces"), bare(line("calm")), line("plain")
+    again = dict(scored=score(traces, probes), calm=score(calm, probes))
+    again["seeds"] = rejudged("seeds", probes, traces + calm)
+    for name in ("sequence", "growth", "ablations"):
+        again[name] = rejudged(name, probes, traces)
+    return again | dict(kinds=rejudged("kinds", probes, plain))
 
 
 @needs_run
-@pytest.mark.parametrize("name", ["scored", "sequence", "growth", "ablations", "kinds"])
+@pytest.mark.parametrize("name", ["scored", "calm", "seeds", "sequence", "growth", "ablations", "kinds"])
 def test_stored_traces_judged_again_are_judged_the_same(again, name):
     was = line(name)
-    was = was if name == "scored" else others(was)
-    assert len(was) == len(again[name]) > 0
+    was = was if name in ("scored", "calm") else others(was)
+    assert len(was) == len(again[name]) and (was or name == "seeds")
     for a, b in zip(was, again[name]):
         assert {k: b.get(k) for k in a} == a
 
 
 @needs_run
 def test_texts_out_of_distribution_are_judged_the_same():
-    of = {(name, p.id): p for name, p in ood_questions(load_second_domain())}
+    of = {(q.set, q.probe.id): q.probe for q in ood_questions(load_second_domain())}
     for r in line("ood"):
         now = verdict(parse_trace(r["text"], r["ended"]), of[r["set"], r["probe_id"]])
         assert {k: r[k] for k in now} == now
 
 
-@needs_run
-def test_tables_from_traces_judged_again_are_the_tables(again, tmp_path):
-    res, figures = read_json(ran / "results.json"), ran.parent / "10_report" / "figures"
+@pytest.fixture(scope="module")
+def numbers_again(again):
+    "The result rows of the tables that rest on traces judged anew."
+    d = {name: pd.DataFrame(rows) for name, rows in again.items()}
     strata = {r["edit_id"]: r["stratum"] for r in read_benchmark(ran.parent / "05a_benchmark", "test").strata}
-    seeded = [r | dict(seed=0) for r in again["scored"] + again["calm"]] + again["seeds"]
-    new = (
-        results(again["scored"])
-        + main_results(seeded, strata)
-        + hop_results(again["scored"])
-        + sequence_results(again["sequence"], again["scored"])
-        + growth_results(again["growth"])
-        + kind_results(again["kinds"])
-        + goal_results(again["kinds"])
-        + ood_results(line("ood"))
-    )
-    one = lambda rows: {(r["id"], r["method"], r["metric"], json.dumps(r["split"], sort_keys=True)): r for r in rows}
-    old, now = one(res), one(json.loads(json.dumps(new)))
+    seeded = pd.concat([d["scored"], d["calm"]]).assign(seed=0)
+    rows = main_table(d["scored"]) + independence_table(d["scored"]) + hop_table(d["scored"])
+    rows += conflict_table(pd.concat([seeded, d["seeds"]]), strata)
+    rows += sequence_table(d["sequence"], d["scored"]) + growth_table(d["growth"])
+    return rows + kind_table(d["kinds"]) + goal_table(d["kinds"]) + ood_table(pd.DataFrame(line("ood")))
+
+
+def keyed(rows):
+    "Result rows by what tells them apart."
+    return {(r["id"], r["method"], r["metric"], json.dumps(r["split"], sort_keys=True)): r for r in rows}
+
+
+@needs_run
+def test_tables_from_traces_judged_again_are_the_tables(numbers_again):
+    res = read_json(numbers)
+    old, now = keyed(res), keyed(json.loads(json.dumps(numbers_again)))
     assert len(now) > 500 and {k: old[k] for k in now} == now
     ids = {k[0] for k in now}
-    kept = [r for r in res if r["id"] not in ids]
-    for name, table in dict(
-        T1=table_t1,
-        T2=table_main,
-        T2k=table_kinds,
-        T3=table_hops,
-        T5=table_ood,
-        T1s=sequence_in_brief,
-        T1s_all=table_sequence,
-        goals=table_goals,
-        ledger=ledger,
-    ).items():
-        assert table(new + kept).to_csv() == (figures / f"{name}.csv").read_text(), name
+    frame = result_table(numbers_again + [r for r in res if r["id"] not in ids])
+    shown = dict(T1=table_t1, T2=table_main, T2k=table_kinds, T3=table_hops, T5=table_ood, T1s=table_sequence)
+    for name, table in (shown | dict(goals=table_goals)).items():
+        assert table(frame).to_csv() == (ran.parent / "10_report" / "figures" / f"{name}.csv").read_text(), name
+    assert ledger(frame).to_csv() == (ran.parent / "10b_ledger" / "figures" / "ledger.csv").read_text()
+
+
+def test_the_promoted_tables_are_what_the_promoted_numbers_say():
+    path = root / "figures" / "results.json"
+    if not path.exists():
+        pytest.skip("nothing is promoted")
+    rows = read_json(path)
+    frame = result_table(rows)
+    for name, table in PROMOTED.items():
+        assert table(frame).to_csv() == (root / "figures" / f"{name}.csv").read_text(), name
 
 
 # ---- the same numbers by another way
@@ -198,7 +214,7 @@ def test_tables_from_traces_judged_again_are_the_tables(again, tmp_path):
 def test_gs_and_ieu_by_pandas_alone(strong):
     "GS from the stored stances, and form, answer and bridges from the text, in pandas and regular expressions."
     d = pd.read_json(ran / "scored.jsonl", lines=True)
-    res = pd.DataFrame(read_json(ran / "results.json"))
+    res = pd.DataFrame(read_json(numbers))
     res = res[res.id == "T1"].set_index(["method", "metric"]).value
     d = d[~d.kind.str.contains("locality")]
     gs = (d.FMT & d.AS & (d.grounded == "yes")).groupby(d.method).mean()
@@ -246,11 +262,15 @@ def test_independence_is_neither_drift_nor_leak(a, b):
     assert v["EI"] == (not v["drift"] and not v["leak"]) and independence(parse_trace(b), parse_trace(b), NEAR)["EI"]
 
 
+def test_a_judgement_out_of_scope_needs_the_unedited_model():
+    with pytest.raises(CraneError, match="give what the unedited model says"):
+        judge("<think>It is Chile.</think>Chile", NEAR)
+    assert judge("<think>It is Chile.</think>Chile", NEAR, "<think>Chile it is.</think>Chile")["EI"]
+
+
 def test_editing_nothing_has_no_gs_and_failing_everywhere_has_no_gap():
-    rows = lambda gs: [
-        dict(edit_id="e", kind=k, GS=gs) for k in ("exact", "text_rephrase", "image_rephrase", "multi_hop")
-    ]
-    assert shallow_gap(rows(False))[0]["gap"] == 0 == shallow_gap(rows(True))[0]["gap"]
+    for gs in (False, True):
+        assert shallow_gap(pd.DataFrame(dict(edit_id="e", kind=IN_SCOPE, GS=gs))).gap.tolist() == [0]
 
 
 # ---- an evaluation that is stopped, changed, or another's
@@ -270,20 +290,24 @@ def by_probe(rows):
     return sorted(timeless(rows), key=lambda r: (r["method"], r["probe_id"]))
 
 
+class Stop(Exception):
+    "An evaluation is stopped."
+
+
 @needs_run
-def test_an_evaluation_stopped_at_any_write_goes_on(world, few, tmp_path):
+def test_an_evaluation_stopped_at_any_write_goes_on(world, few, tmp_path, monkeypatch):
     m = load_mllm()
     whole = evaluate("FT-L", m, *few, world, tmp_path / "whole", chunk=1)
+    write = protocol.add_lines
 
-    class Stop(Exception):
-        pass
-
-    def stop(done, of):
+    def write_and_stop(*args):
+        write(*args)
         raise Stop
 
     for _ in few[0][:2]:
-        with pytest.raises(Stop):
-            evaluate("FT-L", m, *few, world, tmp_path / "parts", chunk=1, log=stop)
+        with monkeypatch.context() as patch, pytest.raises(Stop):
+            patch.setattr(protocol, "add_lines", write_and_stop)
+            evaluate("FT-L", m, *few, world, tmp_path / "parts", chunk=1)
         with (tmp_path / "parts" / "traces.jsonl").open("ab") as f:
             f.write(b'{"method": "FT')  # as a kill would leave it
     assert by_probe(evaluate("FT-L", m, *few, world, tmp_path / "parts", chunk=1)) == by_probe(whole)
@@ -385,7 +409,7 @@ def test_an_evaluation_says_what_made_it(done):
 
 @needs_run
 def test_results_that_lack_a_method_or_a_probe_are_refused(strong):
-    res = read_json(ran / "results.json")
+    res = read_json(numbers)
     with pytest.raises(CraneError, match="lacks metric 'TF' of method 'CRANE'"):
         check_results([r for r in res if r["method"] != "CRANE"])
     with pytest.raises(CraneError, match="not a list of result rows"):
@@ -466,12 +490,9 @@ def server():
 def test_a_second_scorer_stands_apart(server, strong):
     rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
     judged = second_opinion(rows, strong[1], endpoint(server, "any"))
-    res = agreement_results(judged)
-    assert (
-        {r["second"] for r in judged} <= {True, False}
-        and {r["id"] for r in res} == {"second"}
-        and all(0 <= r["value"] <= 1 for r in res)
-    )
+    res = agreement_table(pd.DataFrame(judged))
+    assert {r["second"] for r in judged} <= {True, False}
+    assert {r["id"] for r in res} == {"second"} and all(0 <= r["value"] <= 1 for r in res)
     assert [{k: v for k, v in r.items() if k != "second"} for r in judged] == rows
     with pytest.raises(CraneError, match="does not answer"):
         endpoint("http://127.0.0.1:9/v1", "any")(["Is it so?"])
@@ -545,7 +566,7 @@ def test_the_ledger_is_an_exit_code_and_notices_a_touch():
 
 
 class Shaky:
-    "An encoder as a processor makes it: texts that are equal come out unequal in their last bits."
+    "An encoder as a processor makes it: equal texts come out unequal in their last bits."
 
     def __init__(self):
         self.rng = np.random.default_rng(0)
