@@ -68,7 +68,7 @@ def gallery_row(
     line(0.6, wrap(r["text"], 100), family="monospace", fontsize=6.5)
     line(0.1, f"verdict: {r['mode']}{sentence}{forced}", fontsize=7, style="italic")
 
-# %% ../nbs/10a_figures.ipynb #3613493e
+# %% ../nbs/10a_figures.ipynb #3e298051
 def gallery(
     examples: list[dict],  # `04_failure_modes/examples.jsonl`
     folder: Path,  # Where their pictures lie
@@ -101,7 +101,7 @@ F2_ARROWS = {
     ("answer", "library"): "the chain is searched, too",
 }  # from box, to box -> label
 
-# %% ../nbs/10a_figures.ipynb #30e39672
+# %% ../nbs/10a_figures.ipynb #98feadfa
 def figure_f2():
     "F2: CRANE as a diagram."
     fig, ax = plt.subplots(figsize=(8, 2.6))
@@ -160,7 +160,7 @@ def panels(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/10a_figures.ipynb #096e5992
+# %% ../nbs/10a_figures.ipynb #54495805
 def figure_f3(res: pd.DataFrame):  # As of `report.result_table`
     "F3: GS by conflict stratum and method with 95 % intervals."
     rows = rows_of(res, "T2", probe="all", seed="all")
@@ -170,8 +170,9 @@ def figure_f3(res: pd.DataFrame):  # As of `report.result_table`
 
 # %% ../nbs/10a_figures.ipynb #3c8d31f5
 def figure_f8(res: pd.DataFrame):  # As of `report.result_table`
-    "F8: GS by probe kind and method with 95 % intervals."
-    rows = rows_of(res, "F3")
+    "F8: GS by kind of probe and method with 95 % intervals, in strong conflict, of the first seed."
+    rows = rows_of(res, "T2", stratum="strong")
+    rows = rows[(rows.probe != "all") & (rows.seed == rows.seed.iloc[0])]
     return panels(rows.assign(panel=rows.probe.str.replace("_", " ")))
 
 # %% ../nbs/10a_figures.ipynb #1f3cfbf2
@@ -188,7 +189,7 @@ def by_budget(
     shares = {b: share(g[field].astype(float).tolist(), g.edit_id.tolist()) for b, g in curve.groupby("budget")}
     return 100 * pd.DataFrame(shares).T[["value", "lo", "hi"]].astype(float)
 
-# %% ../nbs/10a_figures.ipynb #e5206931
+# %% ../nbs/10a_figures.ipynb #40762d85
 def figure_f6(
     curve: list[dict],  # `04_failure_modes/curve.jsonl`
 ):
@@ -207,7 +208,7 @@ def figure_f6(
     fig.tight_layout()
     return fig
 
-# %% ../nbs/10a_figures.ipynb #f4bdbe7a
+# %% ../nbs/10a_figures.ipynb #2a9cd6c8
 def crowds(
     points: pd.DataFrame,  # `x`, `y` in per cent, by method
 ) -> list[list[str]]:
@@ -265,7 +266,7 @@ def smoothed(
     mean = steps.rolling(window, min_periods=1).mean()
     ax.plot(mean.index, mean, color=COLORS["CRANE"])
 
-# %% ../nbs/10a_figures.ipynb #e5789976
+# %% ../nbs/10a_figures.ipynb #cad4b34e
 def figure_f4(
     sft: list[dict],  # Log of `07a_sft`, one row a step
     grpo: list[dict],  # Log of `08_grpo`
@@ -319,7 +320,7 @@ def draw_trade(
     risk.set(xlabel="questions that find an edit, %", ylabel="of these, wrong edits, %", ylim=(-1, 50))
     risk.legend(frameon=False, fontsize=7)
 
-# %% ../nbs/10a_figures.ipynb #bbafa058
+# %% ../nbs/10a_figures.ipynb #5ef38bc2
 GROWTH_COLORS = {"recall": "#000000", "GS": "#0072B2", "image EI": "#D55E00", "text EI": "#E69F00"}
 
 
@@ -336,7 +337,7 @@ def draw_growth(
     ax.set(xscale="log", xlabel="edits in the library, N", ylabel="%", ylim=(None, 101))
     ax.legend(frameon=False, fontsize=7, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
 
-# %% ../nbs/10a_figures.ipynb #cce5477b
+# %% ../nbs/10a_figures.ipynb #93b9c957
 def figure_f5(
     curves: dict[str, dict],  # `09_evaluation/curves.json`
     res: pd.DataFrame,  # As of `report.result_table`

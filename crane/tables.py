@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['IN_SCOPE', 'EVERY_SCOPE', 'OUT_OF_SCOPE', 'METRICS', 'CONTROLS', 'COSTS', 'HOP_FIELDS', 'ANY_KIND', 'GROWTH', 'GOALS',
            'STRANGE', 'Metric', 'metrics', 'result', 'plain', 'groups', 'shares', 'shown', 'shallow_gap', 'main_table',
-           'probe_table', 'independence_table', 'conflict_table', 'sign_flip', 'difference', 'paired_table',
-           'cost_table', 'their_table', 'hop_table', 'sequence_table', 'recall_table', 'passing_table', 'thought_table',
+           'independence_table', 'conflict_table', 'sign_flip', 'difference', 'paired_table', 'cost_table',
+           'their_table', 'hop_table', 'sequence_table', 'recall_table', 'passing_table', 'thought_table',
            'confusion_table', 'growth_table', 'Goal', 'kind_table', 'goal_table', 'ood_table', 'ablation_table',
            'agreement_table']
 
@@ -19,7 +19,7 @@ import pandas as pd
 from .core import share
 from .world import HELD_OUT_ARTIST
 
-# %% ../nbs/09a_tables.ipynb #60b6acc2
+# %% ../nbs/09a_tables.ipynb #cb5ba8e6
 IN_SCOPE = ("exact", "text_rephrase", "image_rephrase", "multi_hop")
 EVERY_SCOPE = (*IN_SCOPE, "both_rephrase")  # the last kind is asked where every kind of edit is
 OUT_OF_SCOPE = ("text_locality", "image_locality")
@@ -85,7 +85,7 @@ def groups(rows: pd.DataFrame, by: list[str]):
     for keys, mine in rows.groupby(by, sort=False):
         yield dict(zip(by, map(plain, keys))), mine
 
-# %% ../nbs/09a_tables.ipynb #8ed4a8a6
+# %% ../nbs/09a_tables.ipynb #96ccb60a
 def shares(
     id: str,  # Of the table
     rows: pd.DataFrame,  # Judged rows with a `method`
@@ -116,7 +116,7 @@ def shown(res: list[dict], id: str) -> pd.DataFrame:
     "The result rows of one table as a data frame, the parts of the split as columns."
     return pd.DataFrame([r | r["split"] for r in res if r["id"] == id]).drop(columns="split")
 
-# %% ../nbs/09a_tables.ipynb #5850b387
+# %% ../nbs/09a_tables.ipynb #576ff4e5
 def shallow_gap(
     rows: pd.DataFrame,  # Judged rows of one method
 ) -> pd.DataFrame:  # `edit_id`, `gap`
@@ -134,11 +134,6 @@ def main_table(scored: pd.DataFrame) -> list[dict]:  # T1, by method and metric
     for method, mine in scored.groupby("method", sort=False):
         res.append(result("T1", method, "shallow gap", shallow_gap(mine), "gap"))
     return res
-
-
-def probe_table(scored: pd.DataFrame) -> list[dict]:  # F3, by method and kind of probe
-    "GS by kind of probe."
-    return shares("F3", scored, metrics("GS"), by=("probe",))
 
 
 def independence_table(scored: pd.DataFrame) -> list[dict]:  # T4, by method, kind of probe and tag
@@ -195,7 +190,7 @@ def paired_table(scored: pd.DataFrame) -> list[dict]:  # T1p, by first method, m
         res += [r for r in rows if r]
     return res
 
-# %% ../nbs/09a_tables.ipynb #7b2000c6
+# %% ../nbs/09a_tables.ipynb #55b8dfa6
 COSTS = dict(steps="steps", seconds="s", touched="parameters", stored="bytes")  # column -> unit
 
 
@@ -210,7 +205,7 @@ def cost_table(scored: pd.DataFrame) -> list[dict]:  # T7, by method and cost
         res.append(result("T7", method, "tokens", answers, "tokens") | dict(unit="per answer"))
     return res
 
-# %% ../nbs/09a_tables.ipynb #5f1c35e3
+# %% ../nbs/09a_tables.ipynb #223fc4dd
 def their_table(
     forced: pd.DataFrame,  # Rows with `theirs`
     scored: pd.DataFrame,
@@ -233,7 +228,7 @@ def hop_table(scored: pd.DataFrame) -> list[dict]:  # T3, by method and hops
 
 HOP_FIELDS = {"answer": "AS", "IEU": "IEU", "multi-hop GS": "both"}
 
-# %% ../nbs/09a_tables.ipynb #9233b957
+# %% ../nbs/09a_tables.ipynb #298f8cd5
 def sequence_table(
     many: pd.DataFrame,  # Judged rows with `held`, the number of edits in the model
     single: pd.DataFrame,  # Judged rows of one edit at a time
@@ -285,7 +280,7 @@ def confusion_table(pairs: pd.DataFrame, encoder: str) -> list[dict]:  # T8b, by
         res.append(result("T8b", encoder, "nearer to another flag", mine, "hit", artist=artist))
     return res
 
-# %% ../nbs/09a_tables.ipynb #804bf7b8
+# %% ../nbs/09a_tables.ipynb #0f2c8baa
 GROWTH = {"recall": Metric("own", IN_SCOPE), "GS": Metric("GS", IN_SCOPE)}
 for what in ("text", "image"):
     outside = (f"{what}_locality",)
@@ -332,7 +327,7 @@ def goal_table(rows: pd.DataFrame) -> list[dict]:  # By method, goal and seed
     res = shares("goals", rows.assign(both=both, edits=edits), metrics, by=("seed", "edits"), over=(("seed",),))
     return [r | dict(goal=GOALS[r["metric"]].share) for r in res]
 
-# %% ../nbs/09a_tables.ipynb #22d709e4
+# %% ../nbs/09a_tables.ipynb #51b8b6a5
 STRANGE = {"own note met": "own", "FMT": "FMT", "AS": "AS", "GS": "GS"}  # metric -> column
 
 
@@ -340,7 +335,7 @@ def ood_table(rows: pd.DataFrame) -> list[dict]:  # T5, by method, set and retri
     "What was never seen: own note met, form, right answers, GS."
     return shares("T5", rows, {k: Metric(v, ("exact",)) for k, v in STRANGE.items()}, by=("set", "retrieval"))
 
-# %% ../nbs/09a_tables.ipynb #8467ea44
+# %% ../nbs/09a_tables.ipynb #e76d41df
 def ablation_table(
     rows: pd.DataFrame,  # Judged rows, a method for each variant
     seconds: dict[str, float | None],  # Of training, by variant
@@ -351,7 +346,7 @@ def ablation_table(
     res = shares("T6", rows, several)
     return [r | dict(split=dict(seconds=seconds[r["method"]] and round(seconds[r["method"]]))) for r in res]
 
-# %% ../nbs/09a_tables.ipynb #29c1add1
+# %% ../nbs/09a_tables.ipynb #69808cad
 def agreement_table(
     rows: pd.DataFrame,  # As of `second_opinion`
 ) -> list[dict]:  # `second`, by method: its GS, and how often it agrees with the rules

@@ -1,4 +1,8 @@
-"The protocol on stored files: scoring them again changes nothing, others' arithmetic agrees, and a stopped, changed or foreign evaluation is noticed."
+"""The protocol on stored files.
+
+Judging traces again changes nothing, independent arithmetic agrees, and a stopped, changed or foreign evaluation is
+noticed.
+"""
 
 import json
 import re
@@ -359,39 +363,39 @@ def copy_of(folder, to):
 
 @needs_run
 def test_changed_truncated_or_foreign_lines_are_refused(world, few, done, tmp_path):
-    run = lambda folder, method="IKE-0", which=few: evaluate(method, load_mllm(), *which, world, folder)
-
-    def refused(name, change, *words, **kw):
+    def refused(name, change, *words, method="IKE-0", which=few):
         folder = copy_of(done, tmp_path / name)
-        change(folder)
+        change(folder / "traces.jsonl")
         with pytest.raises(CraneError) as e:
-            run(folder, **kw)
+            evaluate(method, load_mllm(), *which, world, folder)
         assert all(w in str(e.value) for w in (str(folder), *words)), e.value
 
-    lines = lambda f: (f / "traces.jsonl").read_text().splitlines(True)
-    better = lambda f: (f / "traces.jsonl").write_text(
-        (f / "traces.jsonl").read_text().replace("</think>", " Yes.</think>", 1)
-    )
+    def better(path):
+        path.write_text(path.read_text().replace("</think>", " Yes.</think>", 1))
+
+    def cut(path):
+        lines = path.read_text().splitlines(True)
+        path.write_text("".join(lines[:-1]) + lines[-1][:30])
+
+    def other_schema(path):
+        about = path.with_name("about.json")
+        write_json(about, read_json(about) | dict(schema=0))
+
+    def half_about(path):
+        path.with_name("about.json").write_text('{"schema": 1')
+
+    def untouched(path):
+        pass
+
+    two = {e.id for e in few[0][:2]}
+    fewer = few[0][:2], [p for p in few[1] if p.edit_id in two]
     refused("by hand", better, "not as the evaluation left it")
-    refused(
-        "truncated",
-        lambda f: (f / "traces.jsonl").write_text("".join(lines(f)[:-1]) + lines(f)[-1][:30]),
-        "not as the evaluation left it",
-    )
-    refused("gone", lambda f: (f / "traces.jsonl").unlink(), "not as the evaluation left it")
-    refused(
-        "schema",
-        lambda f: write_json(f / "about.json", read_json(f / "about.json") | dict(schema=0)),
-        "another schema (0, not 1)",
-    )
-    refused("method", lambda f: None, "another method ('IKE-0', not 'IKE')", method="IKE")
-    refused(
-        "records",
-        lambda f: None,
-        "another records",
-        which=(few[0][:2], [p for p in few[1] if p.edit_id in {e.id for e in few[0][:2]}]),
-    )
-    refused("about", lambda f: (f / "about.json").write_text('{"schema": 1'), "about.json")
+    refused("truncated", cut, "not as the evaluation left it")
+    refused("gone", Path.unlink, "not as the evaluation left it")
+    refused("schema", other_schema, "another schema (0, not 1)")
+    refused("method", untouched, "another method ('IKE-0', not 'IKE')", method="IKE")
+    refused("records", untouched, "another records", which=fewer)
+    refused("about", half_about, "about.json")
 
 
 @needs_run
@@ -431,7 +435,9 @@ def test_results_that_lack_a_method_or_a_probe_are_refused(strong):
 def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
-        "from crane.editors import Edited, editor\n@editor\ndef still(m, edits, world): yield Edited(m)\ndef plain(m): pass\n"
+        "from crane.editors import Edited, editor\n"
+        "@editor\ndef still(m, edits, world): yield Edited(m)\n"
+        "def plain(m): pass\n"
     )
     assert own_editor(f"{file}:still") == "still"
     for name, words in (
@@ -448,29 +454,16 @@ def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
 
 @pytest.fixture
 def server():
-    "A server that speaks as much of the OpenAI protocol as is asked of it, and says yes where the thought says that the note applies."
+    "A server that speaks just enough of the OpenAI protocol, and says yes where the thought says that the note applies."
 
     class Says(BaseHTTPRequestHandler):
         def do_POST(self):
             asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-            body = json.dumps(
-                dict(
-                    id="x",
-                    object="chat.completion",
-                    created=0,
-                    model="m",
-                    choices=[
-                        dict(
-                            index=0,
-                            finish_reason="stop",
-                            message=dict(
-                                role="assistant", content="Yes." if "applies" in asked else "No, it does not."
-                            ),
-                        )
-                    ],
-                    usage=dict(prompt_tokens=1, completion_tokens=1, total_tokens=2),
-                )
-            ).encode()
+            said = dict(role="assistant", content="Yes." if "applies" in asked else "No, it does not.")
+            choice = dict(index=0, finish_reason="stop", message=said)
+            usage = dict(prompt_tokens=1, completion_tokens=1, total_tokens=2)
+            answer = dict(id="x", object="chat.completion", created=0, model="m", choices=[choice], usage=usage)
+            body = json.dumps(answer).encode()
             self.send_response(200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
@@ -584,4 +577,4 @@ def test_of_edits_with_the_same_question_the_first_is_taken(strong):
         for i, q in enumerate(["Name it.", *["Whose flag is this?"] * 20])
     ]
     probes = [strong[1][0].model_copy(update=dict(id=f"p{i}", question="Whose flag is this?")) for i in range(20)]
-    assert {h.edit.id for hits in words_only(Shaky(), edits, probes) for h in hits} == {"e1"}
+    assert {hits[0].edit.id for hits in words_only(Shaky(), edits, probes)} == {"e1"}
