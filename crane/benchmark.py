@@ -184,7 +184,7 @@ FIRST = {
     ("image_locality", "look-alike"),
 }  # kinds and first tags of the probes that every visual edit has
 
-# %% ../nbs/05a_benchmark.ipynb #96b537c5
+# %% ../nbs/05a_benchmark.ipynb #0f8e13b0
 def load_benchmark(
     run: str,
     split: str,
@@ -265,12 +265,12 @@ def _value_leak(known: list[Edit | Probe], records: list[Edit | Probe], value: C
     there, here = set(_distinct(known, value)), _distinct(records, value)
     return _found([v for v in here if v in there], len(here))
 
-# %% ../nbs/05a_benchmark.ipynb #c05eb1c2
+# %% ../nbs/05a_benchmark.ipynb #03c844ac
 def audit_leaks(
     train: tuple[list[Edit], list[Probe]],
     test: tuple[list[Edit], list[Probe]],
     shown: Callable[[str], str] | None = None,  # Picture key -> entity shown; in VLKEB `lambda k: k.split('/')[0]`
-) -> dict[str, dict]:  # One row a kind of leak; `n` is 0 in a sound split
+) -> dict[str, dict]:  # A row for each kind of leak; `n` is 0 in a sound split
     "What of the test is already in train."
     (train_edits, train_probes), (test_edits, test_probes) = train, test
     known, records = [*train_edits, *train_probes], [*test_edits, *test_probes]
@@ -304,7 +304,7 @@ def _by_question(records: list[Edit | Probe]) -> dict[str, list]:  # Normal form
         groups[_question(r)].append(r)
     return groups
 
-# %% ../nbs/05a_benchmark.ipynb #07bf3018
+# %% ../nbs/05a_benchmark.ipynb #f65efae5
 IN_SCOPE_KINDS = ("exact", "text_rephrase", "image_rephrase", "both_rephrase", "multi_hop")
 
 # %% ../nbs/05a_benchmark.ipynb #2f77d793
@@ -323,7 +323,7 @@ def _long_words(text: str) -> set[str]:
     return {w for w in normalize(text).split() if len(w) > 3}
 
 # %% ../nbs/05a_benchmark.ipynb #883841f6
-def frequency_baseline(edits: list[Edit], probes: list[Probe]) -> dict[str, dict]:  # A row a kind of probe
+def frequency_baseline(edits: list[Edit], probes: list[Probe]) -> dict[str, dict]:  # A row for each kind of probe
     "Share of in-scope answers that a constant gets right: the commonest target, answer, answer to the same question."
     target = _commonest(normalize(e.target_new) for e in edits)
     rows = {}
@@ -378,7 +378,7 @@ def balance(
 def _counted(values: Iterable) -> dict:  # The commonest first
     return dict(sorted(Counter(values).items(), key=lambda vn: (-vn[1], str(vn[0]))))
 
-# %% ../nbs/05a_benchmark.ipynb #41479caa
+# %% ../nbs/05a_benchmark.ipynb #3776939a
 def entities_in(edits: list[Edit]) -> set[str]:
     "Codes of all subjects and targets."
     return {e.subject for e in edits} | {e.target for e in edits}
@@ -426,15 +426,15 @@ def _line(*cells) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def _table(head: tuple, rows: Iterable[tuple]) -> list[str]:  # Lines of Markdown
+def _table(head: tuple, rows: Iterable) -> list[str]:  # Lines of Markdown
     return [_line(*head), _line(*["---"] * len(head)), *(_line(*r) for r in rows)]
 
 
-def _size(split: str, b: Benchmark) -> tuple[str, ...]:
+def _size(split: str, b: Benchmark) -> list:
     strata = balance(b.edits, b.probes, {r["edit_id"]: r["stratum"] for r in b.strata})["stratum"]
-    return split, len(b.edits), len(b.probes), ", ".join(f"{k} {n}" for k, n in strata.items())
+    return [split, len(b.edits), len(b.probes), ", ".join(f"{k} {n}" for k, n in strata.items())]
 
-# %% ../nbs/05a_benchmark.ipynb #7017a24e
+# %% ../nbs/05a_benchmark.ipynb #d01c8be8
 def data_card(bench: dict[str, Benchmark], world: World, name: str) -> str:  # Markdown
     "Fields, sizes, licences, how made, known limits."
     sizes = [_size(s, b) for s, b in bench.items()]
