@@ -36,7 +36,7 @@ from crane.world import (
 # %% ../nbs/05_probes.ipynb #18e1fd78
 ATTRIBUTES = ["capital", "currency", "language", "neighbour"]  # relations that are edited, by picture and in words
 
-# %% ../nbs/05_probes.ipynb #c9ab2436
+# %% ../nbs/05_probes.ipynb #4e21968b
 def new_value(world: World, e: Entity, relation: str) -> tuple[str, list[str]]:  # The value and its other spellings
     "What an entity lends to an edit of a relation."
     if relation == "neighbour":
@@ -69,7 +69,7 @@ def attribute_edit(
         aliases=aliases,
     )
 
-# %% ../nbs/05_probes.ipynb #e70fdc26
+# %% ../nbs/05_probes.ipynb #be01e8a8
 def fits(world: World, a: Entity, b: Entity, relation: str) -> bool:
     "Whether an edit of a relation from `a` to `b` changes something and can be told from what was."
     if a is b or relation not in known_facts(world, a):
@@ -106,7 +106,7 @@ def attribute_edits(
         raise CraneError(f"{n} edits of facts asked for, but the {split} split gives {len(edits)}: ask for fewer.")
     return list(edits.values())
 
-# %% ../nbs/05_probes.ipynb #a976b7ef
+# %% ../nbs/05_probes.ipynb #d05cbea4
 def never_shown(world: World, split: str) -> list[Entity]:
     "Entities of a split that the base model never saw and whose flag is theirs alone."
     return [e for e in world.entities.values() if e.split == split and not e.seen and not e.twin]
@@ -140,7 +140,7 @@ def kind_of(edit: Edit) -> str:
         return "textual"
     return "visual" if edit.relation == "country" else "attribute"
 
-# %% ../nbs/05_probes.ipynb #1f3f46d9
+# %% ../nbs/05_probes.ipynb #d5d868be
 def ask_edit(edit: Edit, rng: random.Random, words: str) -> str:
     "An edit's question in another wording of the set `words`."
     kind = kind_of(edit)
@@ -220,7 +220,7 @@ class Fact(NamedTuple):
     subject: str  # Its name; empty where a picture is the subject
     value: str
 
-# %% ../nbs/05_probes.ipynb #1bd8a1e2
+# %% ../nbs/05_probes.ipynb #90b9f2d4
 def path_of(edit: Edit) -> list[Fact]:
     "The facts that the exact question goes through after the edit."
     if edit.relation == "country":
@@ -228,7 +228,7 @@ def path_of(edit: Edit) -> list[Fact]:
     edited = Fact(edit.relation, edit.subject_name, edit.target_new)
     return [Fact("country", "", edit.subject_name), edited] if edit.image else [edited]
 
-# %% ../nbs/05_probes.ipynb #c1b032c6
+# %% ../nbs/05_probes.ipynb #4b3f6b21
 def path_sentences(path: list[Fact]) -> list[str]:
     "A path as the sentences of a chain."
     return [_step_sentence(*fact) for fact in path]
@@ -243,7 +243,7 @@ def _step_sentence(relation: str, subject: str, value: str) -> str:
         return f"The layout of the flag is {value}."
     return fact_sentence(relation, subject, value)
 
-# %% ../nbs/05_probes.ipynb #37b6e8c5
+# %% ../nbs/05_probes.ipynb #c14fbc4b
 def in_scope_probe(
     edit: Edit,
     kind: str,  # Kind of probe
@@ -340,7 +340,7 @@ def spellings(e: Entity, relation: str) -> list[str]:
     "All spellings of a fact's value."
     return [e.facts[relation], *e.fact_aliases.get(relation, [])]
 
-# %% ../nbs/05_probes.ipynb #baf1f149
+# %% ../nbs/05_probes.ipynb #5119c6f0
 DOORS = {
     True: ["picture", "picture_next_door", "picture_two_doors"],
     False: ["text", "next_door", "two_doors"],
@@ -362,7 +362,7 @@ def last_question(
     silent = (rq for rq in asked if not mentions(rq[1], spellings(e, rq[0])))  # the domain .is is a word, too
     return next(silent, None)
 
-# %% ../nbs/05_probes.ipynb #18f4ff8c
+# %% ../nbs/05_probes.ipynb #cc994f39
 def onward(
     edit: Edit, world: World, rng: random.Random, hops: int, words: str
 ) -> Probe | None:  # None where the world has no such way
@@ -471,7 +471,7 @@ def other_facts(edit: Edit, world: World, e: Entity, but: str = "") -> list[str]
     target = [edit.target_new, *edit.aliases]
     return [r for r, v in known_facts(world, e).items() if r != but and not mentions(v, target)]
 
-# %% ../nbs/05_probes.ipynb #4703cb8c
+# %% ../nbs/05_probes.ipynb #572ea663
 def word_probe(edit: Edit, tag: str, e: Entity, relations: list[str], rng: random.Random, words: str) -> Probe:
     "A text-locality probe: one of some facts of an entity."
     r = rng.choice(relations)
@@ -520,7 +520,7 @@ def other_flag(edit: Edit, world: World, tag: str, e: Entity, rng: random.Random
     artist = rng.choice([x for x in ARTISTS if held_out or x != HELD_OUT_ARTIST])
     return picture_probe(edit, tag, e, relation, f"{artist}/{e.code}", rng, held_out)
 
-# %% ../nbs/05_probes.ipynb #b1c607db
+# %% ../nbs/05_probes.ipynb #2c859b43
 def same_picture(edit: Edit, world: World, rng: random.Random, held_out: bool) -> list[Probe]:  # One, or none
     "The subject's own flag, asked what the edit does not touch."
     if edit.relation == "country":
@@ -540,7 +540,7 @@ def look_probe(edit: Edit, world: World, rng: random.Random, held_out: bool) -> 
     question, path = ask(form, rng, wording(rng, held_out)), [Fact(form, "", known[form])]
     return [outside_probe(edit, "image_locality", "same picture", question, edit.image, path)]
 
-# %% ../nbs/05_probes.ipynb #fcb4d469
+# %% ../nbs/05_probes.ipynb #4953c85c
 def image_locality(
     edit: Edit, world: World, others: list[Entity], near: dict[str, list[str]], rng: random.Random, held_out: bool
 ) -> list[Probe]:
@@ -572,7 +572,7 @@ def out_of_scope_probes(
     in_words = text_locality(edit, world, others, rng, wording(rng, held_out))
     return in_words + image_locality(edit, world, others, near, rng, held_out)
 
-# %% ../nbs/05_probes.ipynb #d66e4fdd
+# %% ../nbs/05_probes.ipynb #b9d5eeee
 def flags_of(world: World, split: str) -> list[str]:
     "Codes of the flags that locality probes of a split may show, and of its subjects."
     return sorted({e.code for e in [*pool(world, split), *never_shown(world, split)]})

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
@@ -43,7 +44,7 @@ def bench(m, world):
 
 
 def all_edits(bench):
-    return [e for b in bench.values() for e in b.edits]
+    return list(chain.from_iterable(b.edits for b in bench.values()))
 
 
 def records(bench):
@@ -137,10 +138,10 @@ def test_planted_faults_are_found(bench, fault):
 
 
 def test_strata_of_what_the_model_was_never_shown(bench):
-    stratum = strata_of(bench["test"])
+    measured = strata_of(bench["test"])
     world = load_world()
-    unknown = [stratum[e.id] for e in bench["test"].edits if not world[e.subject].seen]
-    known = [stratum[e.id] for e in bench["test"].edits if world[e.subject].seen]
+    unknown = [measured[e.id] for e in bench["test"].edits if not world[e.subject].seen]
+    known = [measured[e.id] for e in bench["test"].edits if world[e.subject].seen]
     assert unknown.count("strong") <= 1 and known.count("strong") >= 0.9 * len(known)
 
 
@@ -260,7 +261,7 @@ def test_datasets_reads_it(bench, world, tmp_path):
 
 
 def asked(e):
-    return e.question, e.image, e.target_new
+    return dict(question=e.question, image=e.image, target_new=e.target_new)
 
 
 def test_the_vlkeb_export_goes_through_the_door_again(bench, tmp_path):
