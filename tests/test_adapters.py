@@ -1,10 +1,12 @@
-"Public data sets become edits and probes, whatever is wrong with them is one clear sentence, and planted faults are found by the audits."
+"Public data sets become edits and probes, what is wrong with them is told in one clear sentence, audits find faults."
 
 import copy
 import json
 import os
 import struct
 import zlib
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -148,23 +150,36 @@ ROWS = {
     "MMEVOKE": {"injection": INJECTION, "evaluation": EVALUATION},
     "MQuAKE-CF": {"": CASE},
 }
-EACH = [(f, part) for f in ROWS for part in ROWS[f]]
+EACH = list(chain.from_iterable([(format, part) for part in parts] for format, parts in ROWS.items()))
 
 
-def load(tmp, format, rows, images=None, **k):
+def load(tmp, format, rows, images=None, **settings):
     "Load lists of records, by part; parts that are not given hold the valid record."
     files = {}
     for part, row in ROWS[format].items():
         files[part] = tmp / f"{part or 'eval'}.json"
         files[part].write_text(json.dumps(rows.get(part, [row])))
-    return load_public(format, files if "" not in files else files[""], images, **k)
+    return load_public(format, files.get("", files), images, **settings)
 
 
-def fails(says, f, *args, **k):
+def fails(says, f, *args):
+    "Assert that a call ends in a `CraneError` that says these words."
     with pytest.raises(CraneError) as e:
-        f(*args, **k)
+        f(*args)
     for s in [says] if isinstance(says, str) else says:
         assert s in str(e.value), str(e.value)
+
+
+def without(row, name):
+    return {k: v for k, v in row.items() if k != name}
+
+
+def shown(key):
+    "The entity that a picture of VLKEB shows, by its folder."
+    return key.split("/")[0]
+
+
+BY_ENTITY = ("subject", "target", "pair", "crossed")
 
 
 # every format
@@ -178,25 +193,32 @@ def test_there_is_an_example_of_every_format():
 def test_a_valid_record_gives_valid_records(tmp_path, format):
     p = load(tmp_path, format, {})
     assert p.edits and p.probes and {x.edit_id for x in p.probes} <= {e.id for e in p.edits}
-    for r in [*p.edits, *p.probes]:
+    records = [*p.edits, *p.probes]
+    for r in records:
         assert type(r)(**r.model_dump()) == r  # `model_copy` does not check
-    assert all(r.source.startswith(format) for r in [*p.edits, *p.probes]) and len(
-        {r.id for r in [*p.edits, *p.probes]}
-    ) == len(p.edits) + len(p.probes)
+        assert r.source.startswith(format)
+    assert len({r.id for r in records}) == len(records)
+
+
+def fields_of(format, part):
+    "Field of theirs, without its part -> where it goes."
+    return {k.removeprefix(f"{part}: "): where for k, where in field_table(format).items()}
+
+
+def names_in(x, known, at=""):
+    "Names of the fields of a record; those of nested records only where they are known."
+    for k, v in x.items():
+        inner = v[0] if isinstance(v, list) and v and isinstance(v[0], dict) else v
+        if isinstance(inner, dict) and any(name.startswith(f"{at}{k}.") for name in known):
+            yield from names_in(inner, known, f"{at}{k}.")
+        else:
+            yield at + k
 
 
 @pytest.mark.parametrize("format, part", EACH)
 def test_every_field_is_mapped_or_listed(tmp_path, format, part):
-    def names(x, at=""):
-        for k, v in x.items():
-            inner = v[0] if isinstance(v, list) and v and isinstance(v[0], dict) else v
-            if isinstance(inner, dict) and any(t.startswith(f"{at}{k}.") for t in known):
-                yield from names(inner, f"{at}{k}.")
-            else:
-                yield at + k
-
-    known = {k2 for k in field_table(format) for k2 in k.removeprefix(f"{part}: ").split(" or ")}
-    assert set(names(ROWS[format][part])) <= known
+    known = set(chain.from_iterable(k.split(" or ") for k in fields_of(format, part)))
+    assert set(names_in(ROWS[format][part], known)) <= known
     p = load(tmp_path, format, {part: [ROWS[format][part] | dict(never_seen=1)]})
     assert p.ignored[f"{part}: never_seen" if part else "never_seen"] == 1
 
@@ -205,21 +227,12 @@ def test_every_field_is_mapped_or_listed(tmp_path, format, part):
 def test_a_missing_or_mistyped_field_is_named(tmp_path, format, part):
     row = ROWS[format][part]
     optional = {"case_id", "answer_alias", "new_answer_alias"} | ({"port_new"} if format != "VLKEB one-hop" else set())
-    declared = {
-        n
-        for n in row
-        for t in field_table(format)
-        if n in t.removeprefix(f"{part}: ").replace(".", " ").split()
-        and not field_table(format)[t].startswith("ignored")
-    }
+    used = [k for k, where in fields_of(format, part).items() if not where.startswith("ignored")]
+    declared = set(row) & set(chain.from_iterable(k.replace(".", " ").split() for k in used))
     for name in declared - optional:
-        fails(
-            [".json record 2", name.replace("_1_ans", "_ans_1").replace("_2_ans", "_ans_2"), "it is missing"],
-            load,
-            tmp_path,
-            format,
-            {part: [row, {k: v for k, v in row.items() if k != name}]},
-        )
+        first_spelling = name.replace("_1_ans", "_ans_1").replace("_2_ans", "_ans_2")
+        says = [".json record 2", first_spelling, "it is missing"]
+        fails(says, load, tmp_path, format, {part: [row, without(row, name)]})
     for name in declared:
         fails([".json record 1", f"field '{name}"], load, tmp_path, format, {part: [row | {name: {"a": 1.5}}]})
 
@@ -242,9 +255,13 @@ JSON = st.recursive(
 )
 
 
-def spots(x, at=()):  # every place in a JSON value
+def spots(x, at=()):
+    "Every place in a JSON value."
     yield at
-    for k, v in x.items() if isinstance(x, dict) else enumerate(x) if isinstance(x, list) else ():
+    inside = {}
+    if isinstance(x, dict | list):
+        inside = x if isinstance(x, dict) else dict(enumerate(x))
+    for k, v in inside.items():
         yield from spots(v, (*at, k))
 
 
@@ -275,7 +292,8 @@ def mutated(draw, row):
 @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_record_crashes_an_adapter(tmp_path, format, part, data):
-    rows = data.draw(mutated(VISUAL if format == "MMKE-Bench" and data.draw(st.booleans()) else ROWS[format][part]))
+    row = VISUAL if format == "MMKE-Bench" and data.draw(st.booleans()) else ROWS[format][part]
+    rows = data.draw(mutated(row))
     try:
         p = load(tmp_path, format, {part: rows}, data.draw(st.sampled_from([None, tmp_path])))
     except CraneError as e:
@@ -283,14 +301,12 @@ def test_no_record_crashes_an_adapter(tmp_path, format, part, data):
     else:
         for r in [*p.edits, *p.probes]:
             assert type(r)(**r.model_dump()) == r
-        (
-            missing_images(p.edits, p.probes, tmp_path),
-            balance(p.edits, p.probes),
-            shared_questions(p.edits, p.probes),
-            answer_leaks(p.probes),
-            frequency_baseline(p.edits, p.probes),
-        )
-        audit_leaks((p.edits, p.probes), (p.edits, p.probes), lambda k: k.split("/")[0])
+        missing_images(p.edits, p.probes, tmp_path)
+        balance(p.edits, p.probes)
+        shared_questions(p.edits, p.probes)
+        answer_leaks(p.probes)
+        frequency_baseline(p.edits, p.probes)
+        audit_leaks((p.edits, p.probes), (p.edits, p.probes), shown)
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
@@ -300,10 +316,8 @@ def test_no_record_crashes_an_adapter(tmp_path, format, part, data):
 def test_no_file_crashes_the_door(tmp_path, data, suffix):
     f = tmp_path / f"x.{suffix}"
     f.write_bytes(data)
-    try:
+    with suppress(CraneError):
         load_public("VLKEB", f)
-    except CraneError:
-        pass
 
 
 # bad files
@@ -361,9 +375,9 @@ def test_wrong_parts(tmp_path):
 def test_a_list_of_json_lines_reads_as_json(tmp_path):
     (tmp_path / "e.jsonl").write_text(json.dumps(BASE) + "\n")
     (tmp_path / "e.json").write_text("\ufeff" + json.dumps([BASE]))
-    assert [e.model_dump() | dict(source="") for e in load_public("VLKEB", tmp_path / "e.jsonl").edits] == [
-        e.model_dump() | dict(source="") for e in load_public("VLKEB", tmp_path / "e.json").edits
-    ]
+    lines, whole = load_public("VLKEB", tmp_path / "e.jsonl"), load_public("VLKEB", tmp_path / "e.json")
+    without_source = [[e.model_copy(update=dict(source="")) for e in p.edits] for p in (lines, whole)]
+    assert without_source[0] == without_source[1]
 
 
 # bad records
@@ -371,21 +385,15 @@ def test_a_list_of_json_lines_reads_as_json(tmp_path):
 
 def test_an_empty_alt_is_left_out_and_told(tmp_path):
     p = load(tmp_path, "VLKEB", {"": [BASE, BASE | dict(alt=""), BASE]})
-    assert [e.id for e in p.edits] == ["eval/1", "eval/3"] and any(
-        "empty 'alt'" in r and "the first is 2" in r for r in p.remarks
-    )
+    assert [e.id for e in p.edits] == ["eval/1", "eval/3"]
+    assert any("empty 'alt'" in r and "the first is 2" in r for r in p.remarks)
 
 
 @pytest.mark.parametrize("name", ["src", "rephrase", "image", "loc", "m_loc", "m_loc_q"])
 @pytest.mark.parametrize("empty", ["", " \n", "<think></think>"])
 def test_an_empty_text(tmp_path, name, empty):
-    fails(
-        ["eval.json record 2", f"field '{name}'", "mend that record"],
-        load,
-        tmp_path,
-        "VLKEB",
-        {"": [BASE, BASE | {name: empty}]},
-    )
+    says = ["eval.json record 2", f"field '{name}'", "mend that record"]
+    fails(says, load, tmp_path, "VLKEB", {"": [BASE, BASE | {name: empty}]})
 
 
 @pytest.mark.parametrize("name", ["pred", "loc_ans", "m_loc_a"])
@@ -399,13 +407,8 @@ def test_an_empty_old_answer_is_no_name(tmp_path):
 
 @pytest.mark.parametrize("format, part, name", [("MQuAKE-CF", "", "case_id"), ("MMEVOKE", "evaluation", "question_id")])
 def test_duplicate_ids(tmp_path, format, part, name):
-    fails(
-        ["record 2", f"field '{name}'", "already names another record"],
-        load,
-        tmp_path,
-        format,
-        {part: [ROWS[format][part]] * 2},
-    )
+    says = ["record 2", f"field '{name}'", "already names another record"]
+    fails(says, load, tmp_path, format, {part: [ROWS[format][part]] * 2})
 
 
 def test_an_id_as_number_and_as_text_is_one_id(tmp_path):
@@ -427,29 +430,19 @@ def test_a_gold_context_that_is_not_there(tmp_path, gold, says):
 
 
 def test_a_case_without_an_id_is_numbered(tmp_path):
-    assert [
-        e.id for e in load(tmp_path, "MQuAKE-CF", {"": [{k: v for k, v in CASE.items() if k != "case_id"}]}).edits
-    ] == ["eval/1/1", "eval/1/2"]
+    p = load(tmp_path, "MQuAKE-CF", {"": [without(CASE, "case_id")]})
+    assert [e.id for e in p.edits] == ["eval/1/1", "eval/1/2"]
 
 
 def test_evaluation_without_gold_context(tmp_path):
-    fails(
-        ["record 1, field 'ground_truth': it is missing"],
-        load,
-        tmp_path,
-        "MMEVOKE",
-        {"evaluation": [{k: v for k, v in EVALUATION.items() if k != "ground_truth"}]},
-    )
+    rows = {"evaluation": [without(EVALUATION, "ground_truth")]}
+    fails("record 1, field 'ground_truth': it is missing", load, tmp_path, "MMEVOKE", rows)
 
 
 def test_a_conversation_without_an_answer(tmp_path):
-    fails(
-        ["field 'conversations'", "one from gpt"],
-        load,
-        tmp_path,
-        "MMEVOKE",
-        {"injection": [INJECTION | dict(conversations=[INJECTION["conversations"][0]] * 2)]},
-    )
+    asked = INJECTION["conversations"][0]
+    rows = {"injection": [INJECTION | dict(conversations=[asked, asked])]}
+    fails(["field 'conversations'", "one from gpt"], load, tmp_path, "MMEVOKE", rows)
 
 
 @pytest.mark.parametrize("markup", ["</think><answer>Rome</answer>", "<|im_end|>", "<th<think>ink>", "<image>", "</s>"])
@@ -460,49 +453,40 @@ def test_markup_is_taken_out_and_told(tmp_path, markup):
 
 
 def test_special_tokens_of_a_model_are_taken_out(tmp_path):
-    assert (
-        load(tmp_path, "VLKEB", {"": [BASE | dict(alt="Kan<start_of_turn>kakee")]}, special=("<start_of_turn>",))
-        .edits[0]
-        .target_new
-        == "Kankakee"
-    )
+    rows = {"": [BASE | dict(alt="Kan<start_of_turn>kakee")]}
+    p = load(tmp_path, "VLKEB", rows, special=("<start_of_turn>",))
+    assert p.edits[0].target_new == "Kankakee"
 
 
 def test_markup_in_nested_texts(tmp_path):
-    p = load(
-        tmp_path,
-        "VLKEB multi-hop",
-        {"": [BASE | dict(port_new=[{"port_type": "1-hop", "Q&A": {"Question": "Who?<think>", "Answer": "Me"}}])]},
-    )
-    assert p.probes[-1].question == "Who?" and any("'port_new.Q&A.Question'" in r for r in p.remarks)
+    port = {"port_type": "1-hop", "Q&A": {"Question": "Who?<think>", "Answer": "Me"}}
+    p = load(tmp_path, "VLKEB multi-hop", {"": [BASE | dict(port_new=[port])]})
+    assert p.probes[-1].question == "Who?"
+    assert any("'port_new.Q&A.Question'" in r for r in p.remarks)
 
 
 def test_tidied_habits_are_told(tmp_path):
     p = load(tmp_path, "MMEdit VQA", {})
-    assert [x.question for x in p.probes if x.kind in ("text_rephrase", "text_locality")] == [
-        "Which city?",
-        "who wrote emma",
-    ] and len(p.remarks) == 2
+    questions = {x.kind: x.question for x in p.probes}
+    assert (questions["text_rephrase"], questions["text_locality"]) == ("Which city?", "who wrote emma")
+    assert len(p.remarks) == 2
 
 
 # what each format becomes
 
 
-def by_kind(p):
-    return {k: [x for x in p.probes if x.kind == k] for k in dict.fromkeys(x.kind for x in p.probes)}
+def of_kind(p, kind):
+    return [x for x in p.probes if x.kind == kind]
 
 
 def test_vlkeb(tmp_path):
     p = load(tmp_path, "VLKEB", {})
     (e,) = p.edits
-    k = by_kind(p)
-    assert (e.subject, e.subject_name, e.target, e.target_old) == (
-        "laredo texas",
-        "Laredo, Texas",
-        "kankakee",
-        "Laredo, Texas",
-    ) and p.ignored == {}
-    assert {kind: (x.question, x.image, x.answer) for kind, (x,) in k.items()} == dict(
+    assert (e.subject, e.subject_name) == ("laredo texas", "Laredo, Texas")
+    assert (e.target, e.target_old) == ("kankakee", "Laredo, Texas")
+    assert p.ignored == {}
+    assert len(p.probes) == 5
+    assert {x.kind: (x.question, x.image, x.answer) for x in p.probes} == dict(
         exact=(BASE["src"], "m.1/1.jpg", "Kankakee"),
         text_rephrase=(BASE["rephrase"], "m.1/1.jpg", "Kankakee"),
         image_rephrase=(BASE["src"], "m.1/2.jpg", "Kankakee"),
@@ -514,23 +498,18 @@ def test_vlkeb(tmp_path):
 
 def test_one_hop(tmp_path):
     p = load(tmp_path, "VLKEB one-hop", {})
-    (hop,) = by_kind(p)["multi_hop"]
-    assert (
-        hop.chain == [["Kankakee"]]
-        and hop.hops == 1
-        and hop.also == [p.edits[1].id]
-        and hop.edit_id == p.edits[0].id
-        and p.edits[1].subject == p.edits[0].target
-    )
+    (hop,) = of_kind(p, "multi_hop")
+    visual, fact = p.edits
+    assert (hop.chain, hop.hops) == ([["Kankakee"]], 1)
+    assert (hop.edit_id, hop.also) == (visual.id, [fact.id])
+    assert fact.subject == visual.target
 
 
 def test_multi_hop(tmp_path):
-    hops = by_kind(load(tmp_path, "VLKEB multi-hop", {}))["multi_hop"]
-    assert (
-        [x.hops for x in hops] == [1, 2, 4]
-        and [x.tags for x in hops] == [[], ["partial-chain"], ["partial-chain"]]
-        and all(x.chain == [["Kankakee"]] for x in hops)
-    )
+    hops = of_kind(load(tmp_path, "VLKEB multi-hop", {}), "multi_hop")
+    assert [x.hops for x in hops] == [1, 2, 4]
+    assert [x.tags for x in hops] == [[], ["partial-chain"], ["partial-chain"]]
+    assert all(x.chain == [["Kankakee"]] for x in hops)
     assert load(tmp_path, "VLKEB multi-hop", {"": [BASE]}).edits
 
 
@@ -549,28 +528,19 @@ def test_mmedit(tmp_path):
 )
 def test_mmke(tmp_path, row, n, image):
     p = load(tmp_path, "MMKE-Bench", {"": [row]})
-    assert (
-        len(p.probes) == n
-        and by_kind(p)["multi_hop"][0].image == image
-        and all(row["knowledge_type"] in x.tags for x in p.probes)
-    )
+    assert len(p.probes) == n
+    assert of_kind(p, "multi_hop")[0].image == image
+    assert all(row["knowledge_type"] in x.tags for x in p.probes)
 
 
 def test_mmke_user_needs_its_picture(tmp_path):
-    fails(
-        "field 'one_hop_img': it is missing",
-        load,
-        tmp_path,
-        "MMKE-Bench",
-        {"": [PAIR | dict(knowledge_type="user_specific")]},
-    )
+    rows = {"": [PAIR | dict(knowledge_type="user_specific")]}
+    fails("field 'one_hop_img': it is missing", load, tmp_path, "MMKE-Bench", rows)
 
 
 def test_mmke_entities_have_no_picture_of_their_own(tmp_path):
-    assert (
-        by_kind(load(tmp_path, "MMKE-Bench", {"": [PAIR | dict(one_hop_img="../unchecked.jpg")]}))["multi_hop"][0].image
-        == "m.1/1.jpg"
-    )
+    p = load(tmp_path, "MMKE-Bench", {"": [PAIR | dict(one_hop_img="../unchecked.jpg")]})
+    assert of_kind(p, "multi_hop")[0].image == "m.1/1.jpg"
 
 
 def test_a_field_without_a_name_is_ignored(tmp_path):
@@ -583,65 +553,50 @@ def test_mmke_of_an_unknown_kind(tmp_path):
 
 def test_cckeb(tmp_path):
     p = load(tmp_path, "CCKEB", {})
-    hops = by_kind(p)["multi_hop"]
     visual, fact = p.edits
-    assert (fact.modality, fact.target_old, fact.target_new, fact.subject) == (
-        "textual",
-        "Illinois",
-        "Ohio",
-        visual.target,
-    )
-    assert [(x.answer, x.also) for x in hops] == [
-        ("Ohio", [fact.id]),
-        ("Answer 1", []),
-        ("Answer 2", []),
-        ("Answer 4", []),
-    ] and set(p.ignored) == {"src_q", "textual_edit.image"}
+    assert (fact.modality, fact.subject) == ("textual", visual.target)
+    assert (fact.target_old, fact.target_new) == ("Illinois", "Ohio")
+    hops = [(x.answer, x.also) for x in of_kind(p, "multi_hop")]
+    assert hops == [("Ohio", [fact.id]), ("Answer 1", []), ("Answer 2", []), ("Answer 4", [])]
+    assert set(p.ignored) == {"src_q", "textual_edit.image"}
 
 
 def test_cckeb_with_comp_questions(tmp_path):
-    row = ROWS["CCKEB"][""] | dict(
-        port_new=[{"port_type": "comp", "Q&A": {"Question": "Q?", "Answer": "Ohio", "Query": "q"}}]
-    )
-    assert [x.tags for x in by_kind(load(tmp_path, "CCKEB", {"": [row]}))["multi_hop"]] == [["compositional"]]
+    port = {"port_type": "comp", "Q&A": {"Question": "Q?", "Answer": "Ohio", "Query": "q"}}
+    p = load(tmp_path, "CCKEB", {"": [ROWS["CCKEB"][""] | dict(port_new=[port])]})
+    assert [x.tags for x in of_kind(p, "multi_hop")] == [["compositional"]]
 
 
 def test_mmevoke(tmp_path):
-    p = load(
-        tmp_path,
-        "MMEVOKE",
-        {
-            "injection": [INJECTION] * 2,
-            "evaluation": [EVALUATION, EVALUATION | dict(question_id=2, ground_truth=[1, 0])],
-        },
-    )
-    assert [(x.edit_id, x.also, x.question, x.answer) for x in p.probes] == [
-        ("injection/1", [], "How tall?", "ten foot"),
-        ("injection/2", ["injection/1"], "How tall?", "ten foot"),
-    ] and p.edits[0].target_old == ""
+    both = EVALUATION | dict(question_id=2, ground_truth=[1, 0])
+    p = load(tmp_path, "MMEVOKE", {"injection": [INJECTION] * 2, "evaluation": [EVALUATION, both]})
+    assert [(x.edit_id, x.also) for x in p.probes] == [("injection/1", []), ("injection/2", ["injection/1"])]
+    assert [(x.question, x.answer) for x in p.probes] == [("How tall?", "ten foot")] * 2
+    assert p.edits[0].target_old == ""
 
 
 def test_mquake(tmp_path):
     p = load(tmp_path, "MQuAKE-CF", {})
-    hops = by_kind(p)["multi_hop"]
-    assert (
-        [e.aliases for e in p.edits] == [["State of Libya"], []] and len(hops) == 3 and hops[0].also == [p.edits[1].id]
-    )
-    assert (hops[0].chain, hops[0].hops, hops[0].answer, hops[0].aliases, hops[0].old_names) == (
-        [["McMahon"], ["Libya", "State of Libya"]],
-        2,
-        "Tripoli",
-        ["Tarabulus"],
-        ["Washington", "DC"],
-    )
+    hops = of_kind(p, "multi_hop")
+    assert [e.aliases for e in p.edits] == [["State of Libya"], []]
+    assert len(hops) == 3
+    first = hops[0]
+    assert first.also == [p.edits[1].id]
+    assert (first.chain, first.hops) == ([["McMahon"], ["Libya", "State of Libya"]], 2)
+    assert (first.answer, first.aliases, first.old_names) == ("Tripoli", ["Tarabulus"], ["Washington", "DC"])
 
 
 # pictures
 
 
+def png_chunk(kind, data):
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
 def png(w, h):
-    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)) + chunk(b"IEND", b"")
+    "A picture file that claims a size and holds no pixel."
+    header = struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IEND", b"")
 
 
 @pytest.fixture
@@ -678,13 +633,8 @@ def folder(tmp_path):
     ],
 )
 def test_a_path_that_leaves_the_folder(tmp_path, folder, key, says):
-    fails(
-        ["eval.json record 1", "field 'image_rephrase'", says],
-        load,
-        tmp_path,
-        "VLKEB",
-        {"": [BASE | dict(image_rephrase=key)]},
-    )
+    named = ["eval.json record 1", "field 'image_rephrase'", says]
+    fails(named, load, tmp_path, "VLKEB", {"": [BASE | dict(image_rephrase=key)]})
     fails(says, read_image, key, folder)
 
 
@@ -715,14 +665,11 @@ def test_a_bad_picture(folder, key, says):
 
 @pytest.mark.filterwarnings("error")
 def test_a_good_picture(tmp_path, folder):
-    p = load(
-        tmp_path, "VLKEB", {"": [BASE | dict(image="in.jpg", image_rephrase="m.1/1.jpg", m_loc="m.1/1.jpg")]}, folder
-    )
-    assert (
-        open_image("m.1/1.jpg", p).size == (8, 8)
-        and open_image("in.jpg", p).mode == "RGB"
-        and missing_images(p.edits, p.probes, folder, decode=True) == []
-    )
+    row = BASE | dict(image="in.jpg", image_rephrase="m.1/1.jpg", m_loc="m.1/1.jpg")
+    p = load(tmp_path, "VLKEB", {"": [row]}, folder)
+    assert open_image("m.1/1.jpg", p).size == (8, 8)
+    assert open_image("in.jpg", p).mode == "RGB"
+    assert missing_images(p.edits, p.probes, folder, decode=True) == []
     assert image_file("m.1/1.jpg", folder) == (folder / "m.1/1.jpg").resolve()
 
 
@@ -738,40 +685,38 @@ def test_an_unsafe_key_is_not_tried_as_a_file(folder, monkeypatch):
 
 def test_missing_pictures_are_listed_before_anything_runs(tmp_path, folder):
     p = load(tmp_path, "VLKEB", {"": [BASE, BASE]}, folder)
-    assert [f.what.split(" is missing; needed by ") for f in missing_images(p.edits, p.probes, folder)] == [
-        ["m.1/2.jpg", "eval/1/image_rephrase and 1 more"],
-        ["m.2/1.jpg", "eval/1/image_locality and 1 more"],
+    assert [f.what for f in missing_images(p.edits, p.probes, folder)] == [
+        "m.1/2.jpg is missing; needed by eval/1/image_rephrase and 1 more",
+        "m.2/1.jpg is missing; needed by eval/1/image_locality and 1 more",
     ]
 
 
 # audits
 
 
-def edit(i, **k):
-    return Edit(
-        **dict(
-            id=i,
-            modality="visual",
-            relation="identity",
-            subject=f"s{i}",
-            subject_name=f"S{i}",
-            target=f"t{i}",
-            image=f"{i}/1.png",
-            question=f"Who is {i}?",
-            target_old=f"Old{i}",
-            target_new=f"New{i}",
-        )
-        | k
+def edit(i, **changes):
+    fields = dict(
+        id=i,
+        modality="visual",
+        relation="identity",
+        subject=f"s{i}",
+        subject_name=f"S{i}",
+        target=f"t{i}",
+        image=f"{i}/1.png",
+        question=f"Who is {i}?",
+        target_old=f"Old{i}",
+        target_new=f"New{i}",
     )
+    return Edit(**fields | changes)
 
 
 def split(*edits):
-    return list(edits), [
-        p for e in edits for p in (exact_probe(e), varied(exact_probe(e), "text_rephrase", question=f"Name {e.id}."))
-    ]
-
-
-shown = lambda key: key.split("/")[0]
+    "Edits with an exact probe and a rephrase of each."
+    probes = []
+    for e in edits:
+        exact = exact_probe(e)
+        probes += [exact, varied(exact, "text_rephrase", question=f"Name {e.id}.")]
+    return list(edits), probes
 
 
 def test_a_sound_split_has_no_leak():
@@ -804,31 +749,22 @@ def test_a_leaked_wording_is_found():
 
 def test_entity_disjoint():
     train = [edit("a")]
-    fault = edit("c", target="sa")
-    kept, probes, n = entity_disjoint(
-        train,
-        [fault, edit("d"), edit("e")],
-        [exact_probe(fault), exact_probe(edit("d")), exact_probe(edit("e")).model_copy(update=dict(also=["c"]))],
-    )
-    assert [e.id for e in kept] == ["d", "e"] and [p.edit_id for p in probes] == ["d"] and n == 1
-    assert not any(audit_leaks((train, []), (kept, probes))[k]["n"] for k in ("subject", "target", "pair", "crossed"))
+    fault, d, e = edit("c", target="sa"), edit("d"), edit("e")
+    needs_both = exact_probe(e).model_copy(update=dict(also=["c"]))
+    kept, probes, n = entity_disjoint(train, [fault, d, e], [exact_probe(fault), exact_probe(d), needs_both])
+    assert (kept, [p.edit_id for p in probes], n) == ([d, e], ["d"], 1)
+    leaks = audit_leaks((train, []), (kept, probes))
+    assert not any(leaks[k]["n"] for k in BY_ENTITY)
 
 
 def test_shared_questions():
     es = [edit("a", question="Who?"), edit("b", question="who"), edit("c", question="Who?", target="ta"), edit("d")]
-    s = shared_questions(
-        es,
-        [
-            varied(exact_probe(es[3]), "image_locality", question="Who?"),
-            varied(exact_probe(es[3]), "image_locality", question="Where?"),
-        ],
-    )
-    assert (
-        s["different_target"]["n"] == 3
-        and s["questions"]["n"] == 1
-        and s["image_locality"] == dict(n=1, of=2, share=0.5, examples=["d/image_locality"])
-        and s["text_only_ceiling"] == 3 / 4
-    )
+    local = [varied(exact_probe(es[3]), "image_locality", question=q) for q in ("Who?", "Where?")]
+    s = shared_questions(es, local)
+    assert s["different_target"]["n"] == 3
+    assert s["questions"]["n"] == 1
+    assert s["image_locality"] == dict(n=1, of=2, share=0.5, examples=["d/image_locality"])
+    assert s["text_only_ceiling"] == 3 / 4
 
 
 @pytest.mark.parametrize(
@@ -847,42 +783,34 @@ def test_a_planted_answer_leak_is_found(leak, fault):
 
 
 def test_locality_questions_may_name_the_target():
-    assert not any(
-        r["n"] for r in answer_leaks([varied(exact_probe(edit("a")), "text_locality", question="Is it Newa?")]).values()
-    )
+    p = varied(exact_probe(edit("a")), "text_locality", question="Is it Newa?")
+    assert not any(r["n"] for r in answer_leaks([p]).values())
 
 
 def test_frequency_baseline():
     es = [edit("a", target_new="Rome"), edit("b", target_new="rome"), edit("c", target_new="Oslo")]
-    f = frequency_baseline(
-        es, [exact_probe(e) for e in es] + [varied(exact_probe(es[2]), "multi_hop", answer="Italy", aliases=["Rome"])]
-    )
-    assert (
-        f["exact"] == dict(n=3, target=2 / 3, answer=2 / 3, same_question=1, commonest="rome")
-        and f["multi_hop"]["target"] == 1
-    )
+    far = varied(exact_probe(es[2]), "multi_hop", answer="Italy", aliases=["Rome"])
+    f = frequency_baseline(es, [*map(exact_probe, es), far])
+    assert f["exact"] == dict(n=3, target=2 / 3, answer=2 / 3, same_question=1, commonest="rome")
+    assert f["multi_hop"]["target"] == 1
 
 
 def test_balance():
     es, ps = split(edit("a"), edit("b", relation="capital", target="ta"))
     b = balance(es, [*ps, varied(ps[0], "multi_hop", hops=2, tags=["x"])], dict(a="strong", b="strong"))
-    assert (
-        b["relation"] == dict(capital=1, identity=1)
-        and b["kind"]["exact"] == 2
-        and b["hops"] == {2: 1}
-        and b["tag"] == {"x": 1}
-        and b["targets"] == dict(distinct=1, top_share=1)
-        and b["relation_stratum"] == {"capital strong": 1, "identity strong": 1}
-    )
+    assert b["relation"] == dict(capital=1, identity=1)
+    assert b["kind"]["exact"] == 2
+    assert b["hops"] == {2: 1}
+    assert b["tag"] == {"x": 1}
+    assert b["targets"] == dict(distinct=1, top_share=1)
+    assert b["relation_stratum"] == {"capital strong": 1, "identity strong": 1}
 
 
 def test_audits_of_nothing():
-    assert (
-        not any(r["n"] for r in audit_leaks(([], []), ([], [])).values())
-        and shared_questions([])["text_only_ceiling"] == 1
-        and frequency_baseline([], []) == {}
-        and balance([], [])["targets"] == {}
-    )
+    assert not any(r["n"] for r in audit_leaks(([], []), ([], [])).values())
+    assert shared_questions([])["text_only_ceiling"] == 1
+    assert frequency_baseline([], []) == {}
+    assert balance([], [])["targets"] == {}
 
 
 # real records, where they are
@@ -905,10 +833,10 @@ def test_real_records_load(format, name, edits, probes):
 
 def test_real_samples_leak_by_entity_and_not_after_the_split():
     train, test = (load_public("VLKEB", sample(f"vlkeb_{s}_first200.json")) for s in ("train", "eval"))
-    audit = audit_leaks((train.edits, train.probes), (test.edits, test.probes), shown)
-    assert (audit["pair"]["n"], shared_questions(test.edits, test.probes)["different_target"]["n"]) == (53, 64)
+    known = (train.edits, train.probes)
+    assert audit_leaks(known, (test.edits, test.probes), shown)["pair"]["n"] == 53
+    assert shared_questions(test.edits, test.probes)["different_target"]["n"] == 64
     kept, probes, n = entity_disjoint(train.edits, test.edits, test.probes)
-    assert 0 < len(kept) == 200 - n and not any(
-        audit_leaks((train.edits, train.probes), (kept, probes))[k]["n"]
-        for k in ("subject", "target", "pair", "crossed")
-    )
+    assert 0 < len(kept) == 200 - n
+    leaks = audit_leaks(known, (kept, probes))
+    assert not any(leaks[k]["n"] for k in BY_ENTITY)

@@ -1,7 +1,8 @@
-"ReasonEdit-Bench: every record is right by the world, splits are apart, strata are measured, files are whole."
+"ReasonEdit-Bench: every record agrees with the world, splits share nothing, strata are measured, files are whole."
 
 import json
 import random
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
@@ -23,7 +24,6 @@ from crane.probes import ATTRIBUTES, attribute_edits, compositional, kind_of, on
 from crane.public_formats import load_public
 from crane.questions import counterfactuals
 from crane.routing import routing_chain
-from crane.running import by_edit
 from crane.world import load_world, neighbour, shown_in
 
 
@@ -39,36 +39,42 @@ def m():
 
 @pytest.fixture(scope="module")
 def bench(m, world):
-    return {s: build_benchmark(m, world, s, n, 2, seed=3) for s, n in dict(train=24, valid=8, test=16).items()}
+    sizes = dict(train=24, valid=8, test=16)
+    return {s: build_benchmark(m, world, s, n, 2, seed=3) for s, n in sizes.items()}
+
+
+def all_edits(bench):
+    return list(chain.from_iterable(b.edits for b in bench.values()))
 
 
 def records(bench):
-    return [(e, p) for b in bench.values() for e in b.edits for p in by_edit(b.probes)[e.id]]
+    "Every probe with its edit."
+    found = []
+    for b in bench.values():
+        edits = {e.id: e for e in b.edits}
+        found += [(edits[p.edit_id], p) for p in b.probes]
+    return found
 
 
 def test_one_seed_one_benchmark(m, world, bench):
-    again = build_benchmark(m, load_world(), "test", 16, 2, seed=3)
-    assert (again.edits, again.probes, again.strata) == (
-        bench["test"].edits,
-        bench["test"].probes,
-        bench["test"].strata,
-    )
+    assert build_benchmark(m, load_world(), "test", 16, 2, seed=3) == bench["test"]
     assert build_benchmark(m, world, "valid", 8, 2, seed=4).edits != bench["valid"].edits
 
 
 def test_every_path_leads_to_the_answer_over_facts_of_the_world_and_the_edit(world, bench):
-    names = {n: e for e in world.entities.values() for n in [e.name]}
+    named = {e.name: e for e in world.entities.values()}
     for edit, p in records(bench):
+        local = "locality" in p.kind
         assert p.path and p.path[-1][2] == p.answer, p.id
         where = world[shown_in(p.image)].name if p.image else None
         for r, x, v in p.path:
             if r in ("colours", "layout"):
                 continue
-            true = v == where if r == "country" else names[x].facts[r] == v
+            true = v == where if r == "country" else named[x].facts[r] == v
             edited = (r, v) == (edit.relation, edit.target_new) and (r == "country" or x == edit.subject_name)
-            assert (true or edited) and ("locality" not in p.kind or true), (p.id, r, x, v)
+            assert true or edited and not local, (p.id, r, x, v)
             where = v if r in ("country", "neighbour") else where
-        assert "locality" in p.kind or any(v == edit.target_new for _, _, v in p.path), p.id
+        assert local or any(v == edit.target_new for _, _, v in p.path), p.id
 
 
 def test_bridges_stand_on_the_path_in_order(bench):
@@ -82,12 +88,13 @@ def test_no_way_leads_back_over_the_edit(world):
     rng = random.Random(0)
     found = 0
     for e in counterfactuals(world, "train", 400):
-        for p in filter(None, (onward(e, world, rng, n, "train") for n in (2, 3))):
+        for p in [onward(e, world, rng, n, "train") for n in (2, 3)]:
+            if p is None:
+                continue
             found += 1
-            assert (
-                not {world[e.subject].name, e.target_new} & {names[0] for names in p.chain[1:]}
-                and len(p.chain) == p.hops
-            )
+            later = {names[0] for names in p.chain[1:]}
+            assert not {world[e.subject].name, e.target_new} & later
+            assert len(p.chain) == p.hops
     assert found > 100
 
 
@@ -102,7 +109,7 @@ def test_locality_leaves_the_target_alone_but_for_the_trap(world, bench):
 
 
 def test_edits_change_something(world, bench):
-    for e in (e for b in bench.values() for e in b.edits):
+    for e in all_edits(bench):
         assert not mentions(e.target_new, [e.target_old]) and not mentions(e.target_old, [e.target_new]), e.id
         assert e.relation in ("country", *ATTRIBUTES) and (e.image is None) == (e.modality == "textual")
 
@@ -114,23 +121,27 @@ def test_the_splits_are_apart(bench):
 @pytest.mark.parametrize("fault", ["entities", "pair", "image", "wording", "held_out_artist", "answer_in_question"])
 def test_planted_faults_are_found(bench, fault):
     test, train = bench["test"], bench["train"]
-    e, p = test.edits[0], next(p for p in test.probes if p.kind == "text_rephrase" and p.image)
-    changed = dict(
-        entities=lambda: Benchmark([train.edits[0].model_copy(update=dict(target=e.subject))], []),
-        pair=lambda: Benchmark([e.model_copy(update=dict(image=None))], []),
-        image=lambda: Benchmark([train.edits[0].model_copy(update=dict(image=e.image))], []),
-        wording=lambda: Benchmark([], [p.model_copy(update=dict(image=None))]),
-        held_out_artist=lambda: Benchmark([], [p.model_copy(update=dict(image="flagpack/ZZ", question="?"))]),
-        answer_in_question=lambda: Benchmark([], [p.model_copy(update=dict(image=None, question=f"{p.answer}?"))]),
+    e, other = test.edits[0], train.edits[0]
+    p = next(p for p in test.probes if p.kind == "text_rephrase" and p.image)
+    edits = dict(
+        entities=other.model_copy(update=dict(target=e.subject)),
+        pair=e.model_copy(update=dict(image=None)),
+        image=other.model_copy(update=dict(image=e.image)),
     )
-    assert audit_splits(bench | dict(valid=changed[fault]()))[fault] > 0
+    probes = dict(
+        wording=p.model_copy(update=dict(image=None)),
+        held_out_artist=p.model_copy(update=dict(image="flagpack/ZZ", question="?")),
+        answer_in_question=p.model_copy(update=dict(image=None, question=f"{p.answer}?")),
+    )
+    faulty = Benchmark([edits[fault]] if fault in edits else [], [probes[fault]] if fault in probes else [])
+    assert audit_splits(bench | dict(valid=faulty))[fault] > 0
 
 
 def test_strata_of_what_the_model_was_never_shown(bench):
-    at = {r["edit_id"]: r["stratum"] for r in bench["test"].strata}
+    measured = strata_of(bench["test"])
     world = load_world()
-    unknown = [at[e.id] for e in bench["test"].edits if not world[e.subject].seen]
-    known = [at[e.id] for e in bench["test"].edits if world[e.subject].seen]
+    unknown = [measured[e.id] for e in bench["test"].edits if not world[e.subject].seen]
+    known = [measured[e.id] for e in bench["test"].edits if world[e.subject].seen]
     assert unknown.count("strong") <= 1 and known.count("strong") >= 0.9 * len(known)
 
 
@@ -138,9 +149,9 @@ def test_strata_of_what_the_model_was_never_shown(bench):
 def test_a_model_that_holds_more_is_in_no_weaker_stratum(old, new):
     order = ["no-prior", "weak", "strong"]
     s = stratum(old, new)
-    assert (s == "aligned") == (new >= 0.5) and (
-        s == "aligned" or order.index(stratum(min(1.0, old + 0.1), new)) >= order.index(s)
-    )
+    assert (s == "aligned") == (new >= 0.5)
+    if s != "aligned":
+        assert order.index(stratum(min(1.0, old + 0.1), new)) >= order.index(s)
 
 
 def test_attributes_run_out_with_a_clear_error(world):
@@ -164,18 +175,15 @@ def test_a_way_never_starts_where_it_ends(world):
                 question="?",
             )
             for seed in range(20):
-                assert not [
-                    p.question
-                    for p in compositional(edit, world, random.Random(seed), "train")
-                    if mentions(p.question, [o.name])
-                ]
+                probes = compositional(edit, world, random.Random(seed), "train")
+                assert not [p.question for p in probes if mentions(p.question, [o.name])]
 
 
 def test_routing_chains_follow_the_path(world, bench):
     by_id = {e.id: e for e in bench["train"].edits}
     for p in bench["train"].probes:
         e, inside = by_id[p.edit_id], "locality" not in p.kind
-        noted, bare = (routing_chain(p, given, world) for given in ([(e, inside)], []))
+        noted, bare = routing_chain(p, [(e, inside)], world), routing_chain(p, [], world)
         assert f"<answer>{p.answer}</answer>" in noted and "note" not in bare, p.id
         assert ("the note applies" in noted or "it applies" in noted) == inside, p.id
 
@@ -210,19 +218,20 @@ def test_records_survive_the_file(tmp_path_factory, ps):
     assert read_parquet(Probe, path)[0] == ps
 
 
+def strata_of(b):
+    return {r["edit_id"]: r["stratum"] for r in b.strata}
+
+
 def test_a_split_is_whole_by_itself(bench, world, tmp_path):
     save_benchmark(bench["test"], tmp_path, "test", world)
     bare = load_world()
     again = read_benchmark(tmp_path, "test", bare)
-    assert (again.edits, again.probes) == (bench["test"].edits, bench["test"].probes) and {
-        p.image for p in again.probes if p.image
-    } <= set(bare.images)
-    assert {r["edit_id"]: r["stratum"] for r in again.strata} == {
-        r["edit_id"]: r["stratum"] for r in bench["test"].strata
-    }
-    a = (tmp_path / "test.probes.parquet").read_bytes()
+    assert (again.edits, again.probes) == (bench["test"].edits, bench["test"].probes)
+    assert {p.image for p in again.probes if p.image} <= set(bare.images)
+    assert strata_of(again) == strata_of(bench["test"])
+    before = (tmp_path / "test.probes.parquet").read_bytes()
     save_benchmark(bench["test"], tmp_path, "test", world)
-    assert (tmp_path / "test.probes.parquet").read_bytes() == a
+    assert (tmp_path / "test.probes.parquet").read_bytes() == before
 
 
 def test_a_damaged_file_is_named(bench, world, tmp_path):
@@ -242,25 +251,23 @@ def test_datasets_reads_it(bench, world, tmp_path):
     from datasets import load_dataset
 
     save_benchmark(bench["valid"], tmp_path / "b", "valid", world)
-    ds = load_dataset(
-        "parquet", data_files={"valid": str(tmp_path / "b" / "valid.probes.parquet")}, cache_dir=str(tmp_path / "cache")
-    )["valid"]
-    i = next(i for i, p in enumerate(bench["valid"].probes) if p.image)
-    assert (
-        len(ds) == len(bench["valid"].probes)
-        and ds[i]["image"].size
-        and ds[i]["path"] == [list(x) for x in bench["valid"].probes[i].path]
-    )
+    files = {"valid": str(tmp_path / "b" / "valid.probes.parquet")}
+    ds = load_dataset("parquet", data_files=files, cache_dir=str(tmp_path / "cache"))["valid"]
+    probes = bench["valid"].probes
+    i = next(i for i, p in enumerate(probes) if p.image)
+    assert len(ds) == len(probes)
+    assert ds[i]["image"].size
+    assert ds[i]["path"] == [list(fact) for fact in probes[i].path]
+
+
+def asked(e):
+    return dict(question=e.question, image=e.image, target_new=e.target_new)
 
 
 def test_the_vlkeb_export_goes_through_the_door_again(bench, tmp_path):
     rows = as_vlkeb(bench["test"])
     (tmp_path / "vlkeb.json").write_text(json.dumps(rows))
     public = load_public("VLKEB multi-hop", tmp_path / "vlkeb.json")
-    visual = [e for e in bench["test"].edits if kind_of(e) == "visual"]
-    assert [(e.question, e.target_new, e.image) for e in public.edits] == [
-        (e.question, e.target_new, e.image) for e in visual
-    ]
-    assert sum(p.kind == "multi_hop" for p in public.probes) == sum(
-        p.kind == "multi_hop" for p in bench["test"].probes if p.edit_id in {e.id for e in visual}
-    )
+    visual = bench["test"].only(lambda e, stratum: kind_of(e) == "visual")
+    assert list(map(asked, public.edits)) == list(map(asked, visual.edits))
+    assert sum(p.kind == "multi_hop" for p in public.probes) == sum(p.kind == "multi_hop" for p in visual.probes)
