@@ -11,6 +11,7 @@ __all__ = ['IN_SCOPE', 'EVERY_SCOPE', 'OUT_OF_SCOPE', 'METRICS', 'CONTROLS', 'CO
            'agreement_table']
 
 # %% ../nbs/09a_tables.ipynb #cd27d48e
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ import pandas as pd
 from .core import share
 from .world import HELD_OUT_ARTIST
 
-# %% ../nbs/09a_tables.ipynb #cb5ba8e6
+# %% ../nbs/09a_tables.ipynb #27141ad1
 IN_SCOPE = ("exact", "text_rephrase", "image_rephrase", "multi_hop")
 EVERY_SCOPE = (*IN_SCOPE, "both_rephrase")  # the last kind is asked where every kind of edit is
 OUT_OF_SCOPE = ("text_locality", "image_locality")
@@ -29,16 +30,20 @@ OUT_OF_SCOPE = ("text_locality", "image_locality")
 class Metric:
     "Which column of the judged rows is averaged, over which probes."
 
-    field: str  # A column: true or false, or a share
+    field: str  # A column: true or false, or a number
     kinds: tuple[str, ...]  # Kinds of probes
     tag: str = None  # Only probes with this tag
+    value: Callable = None  # From a judged row to its value, for what no column holds
 
-    def of(self, rows: pd.DataFrame) -> pd.DataFrame:
+    def of(self, rows: pd.DataFrame) -> pd.DataFrame:  # With the column `field`
         "The rows it is taken over."
         keep = rows.kind.isin(self.kinds)
         if self.tag:
             keep &= rows.tag == self.tag
-        return rows[keep] if self.field not in rows else rows[keep & rows[self.field].notna()]
+        mine = rows[keep]
+        if self.value:
+            mine = mine.assign(**{self.field: [self.value(r) for r in mine.to_dict("records")]})
+        return mine.dropna(subset=self.field) if self.field in mine else mine[:0]
 
 
 METRICS = {
@@ -85,7 +90,7 @@ def groups(rows: pd.DataFrame, by: list[str]):
     for keys, mine in rows.groupby(by, sort=False):
         yield dict(zip(by, map(plain, keys))), mine
 
-# %% ../nbs/09a_tables.ipynb #96ccb60a
+# %% ../nbs/09a_tables.ipynb #7ebe244a
 def shares(
     id: str,  # Of the table
     rows: pd.DataFrame,  # Judged rows with a `method`
@@ -116,7 +121,7 @@ def shown(res: list[dict], id: str) -> pd.DataFrame:
     "The result rows of one table as a data frame, the parts of the split as columns."
     return pd.DataFrame([r | r["split"] for r in res if r["id"] == id]).drop(columns="split")
 
-# %% ../nbs/09a_tables.ipynb #576ff4e5
+# %% ../nbs/09a_tables.ipynb #6a67340b
 def shallow_gap(
     rows: pd.DataFrame,  # Judged rows of one method
 ) -> pd.DataFrame:  # `edit_id`, `gap`
@@ -190,7 +195,7 @@ def paired_table(scored: pd.DataFrame) -> list[dict]:  # T1p, by first method, m
         res += [r for r in rows if r]
     return res
 
-# %% ../nbs/09a_tables.ipynb #55b8dfa6
+# %% ../nbs/09a_tables.ipynb #db794c1e
 COSTS = dict(steps="steps", seconds="s", touched="parameters", stored="bytes")  # column -> unit
 
 
@@ -205,7 +210,7 @@ def cost_table(scored: pd.DataFrame) -> list[dict]:  # T7, by method and cost
         res.append(result("T7", method, "tokens", answers, "tokens") | dict(unit="per answer"))
     return res
 
-# %% ../nbs/09a_tables.ipynb #223fc4dd
+# %% ../nbs/09a_tables.ipynb #92e84706
 def their_table(
     forced: pd.DataFrame,  # Rows with `theirs`
     scored: pd.DataFrame,
@@ -228,7 +233,7 @@ def hop_table(scored: pd.DataFrame) -> list[dict]:  # T3, by method and hops
 
 HOP_FIELDS = {"answer": "AS", "IEU": "IEU", "multi-hop GS": "both"}
 
-# %% ../nbs/09a_tables.ipynb #298f8cd5
+# %% ../nbs/09a_tables.ipynb #36945926
 def sequence_table(
     many: pd.DataFrame,  # Judged rows with `held`, the number of edits in the model
     single: pd.DataFrame,  # Judged rows of one edit at a time
@@ -280,7 +285,7 @@ def confusion_table(pairs: pd.DataFrame, encoder: str) -> list[dict]:  # T8b, by
         res.append(result("T8b", encoder, "nearer to another flag", mine, "hit", artist=artist))
     return res
 
-# %% ../nbs/09a_tables.ipynb #0f2c8baa
+# %% ../nbs/09a_tables.ipynb #ea263cc5
 GROWTH = {"recall": Metric("own", IN_SCOPE), "GS": Metric("GS", IN_SCOPE)}
 for what in ("text", "image"):
     outside = (f"{what}_locality",)
@@ -327,7 +332,7 @@ def goal_table(rows: pd.DataFrame) -> list[dict]:  # By method, goal and seed
     res = shares("goals", rows.assign(both=both, edits=edits), metrics, by=("seed", "edits"), over=(("seed",),))
     return [r | dict(goal=GOALS[r["metric"]].share) for r in res]
 
-# %% ../nbs/09a_tables.ipynb #51b8b6a5
+# %% ../nbs/09a_tables.ipynb #2b956da9
 STRANGE = {"own note met": "own", "FMT": "FMT", "AS": "AS", "GS": "GS"}  # metric -> column
 
 
@@ -335,7 +340,7 @@ def ood_table(rows: pd.DataFrame) -> list[dict]:  # T5, by method, set and retri
     "What was never seen: own note met, form, right answers, GS."
     return shares("T5", rows, {k: Metric(v, ("exact",)) for k, v in STRANGE.items()}, by=("set", "retrieval"))
 
-# %% ../nbs/09a_tables.ipynb #e76d41df
+# %% ../nbs/09a_tables.ipynb #d1db3a9d
 def ablation_table(
     rows: pd.DataFrame,  # Judged rows, a method for each variant
     seconds: dict[str, float | None],  # Of training, by variant
@@ -346,7 +351,7 @@ def ablation_table(
     res = shares("T6", rows, several)
     return [r | dict(split=dict(seconds=seconds[r["method"]] and round(seconds[r["method"]]))) for r in res]
 
-# %% ../nbs/09a_tables.ipynb #69808cad
+# %% ../nbs/09a_tables.ipynb #342ab2e1
 def agreement_table(
     rows: pd.DataFrame,  # As of `second_opinion`
 ) -> list[dict]:  # `second`, by method: its GS, and how often it agrees with the rules

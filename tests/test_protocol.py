@@ -454,7 +454,7 @@ def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
 
 @pytest.fixture
 def server():
-    "A server that speaks just enough of the OpenAI protocol, and says yes where the thought says that the note applies."
+    "A server with just enough of the OpenAI protocol, which says yes where the thought says that the note applies."
 
     class Says(BaseHTTPRequestHandler):
         def do_POST(self):
