@@ -134,6 +134,8 @@ def doctor_command(
     from crane.world import contact_sheet, load_world, png_bytes
 
     with told():
+        if world and world.is_dir():
+            raise CraneError(f"{world} is a folder: name a world file, such as crane/data/world.parquet.")
         w = load_world(world)
         findings = examine(w)
         if not world:
