@@ -105,9 +105,10 @@ def named(node, lines):
         yield Name(name, node.lineno, (ast.get_docstring(node) or "").split("\n")[0], "#" + name.lower())
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         comment = re.search(r" # (.+)", lines[node.end_lineno - 1])
-        for t in ast.walk(node):
-            if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store):
-                yield Name(t.id, node.lineno, comment[1] if comment else "", "")
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            for t in ast.walk(target):
+                if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store):
+                    yield Name(t.id, node.lineno, comment[1] if comment else "", "")
 
 
 def statements(module):
@@ -115,17 +116,26 @@ def statements(module):
     return ast.parse((root / "crane" / f"{module}.py").read_text()).body[1:]
 
 
+def cells_of_lines(lines):
+    "The id of the notebook cell that each line of a module comes from; lines count from one."
+    ids = [""]
+    for line in lines:
+        ids.append(line.rpartition("#")[2] if line.startswith("# %% ") else ids[-1])
+    return ids
+
+
 @cache
 def api():
     "Module -> its public names, in the order of its notebook; methods stand with their class."
     out = {}
-    for m in MODULES:
+    for m, path in MODULES.items():
+        inner = {c.id for c in read_nb(path).cells if c.source.startswith("#| exporti\n")}
         lines = (root / "crane" / f"{m}.py").read_text().split("\n")
-        first, *body = statements(m)
-        public = ast.literal_eval(first.value)  # `__all__`
+        cell_of = cells_of_lines(lines)
         out[m] = []
-        for node in body:
-            out[m] += [n for n in named(node, lines) if n.name.split(".")[0] in public and "._" not in n.name]
+        for node in statements(m):
+            if cell_of[node.lineno] not in inner:
+                out[m] += [n for n in named(node, lines) if not re.search(r"(^|\.)_", n.name)]
     return out
 
 
