@@ -3,7 +3,7 @@ PROFILE ?= pocket
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH = 1
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lab docs readme setup
+.PHONY: help reproduce test lint lab docs readme setup
 
 help:        ## list the commands
 	@echo "CRANE companion"; grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -16,9 +16,13 @@ reproduce: setup    ## run every notebook and write tables, figures and verdicts
 	@$(BIN)/crane reproduce --profile $(PROFILE)
 	@$(BIN)/python scripts/docs.py readme
 
-test: setup    ## all checks: every notebook at smoke parameters from nothing, then pytest
-	@status=0; $(BIN)/crane reproduce --profile smoke --fresh --jobs 2 || status=1; \
+test: setup    ## all checks: ruff, every notebook at smoke parameters from nothing, then pytest
+	@status=0; $(MAKE) -s lint || status=1; \
+	$(BIN)/crane reproduce --profile smoke --fresh --jobs 2 || status=1; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder || status=1; exit $$status
+
+lint: setup    ## check style: ruff on notebooks, scripts, tests and the package
+	@$(BIN)/ruff check nbs tests benchmarks scripts crane && $(BIN)/ruff format --check nbs tests benchmarks scripts
 
 lab: setup    ## open JupyterLab on the notebooks
 	@$(BIN)/jupyter lab --notebook-dir nbs $(if $(filter 0,$(shell id -u)),--allow-root)

@@ -3,8 +3,9 @@
     python scripts/docs.py readme [--check]   README.md from nbs/index.ipynb; with --check only compare
     python scripts/docs.py build [FOLDER]     the site in FOLDER (default _docs); fails on any broken link
 
-nbdev's own commands would download Quarto. Here nbdev processes the notebooks and smalldocs, which is pure Python, renders them.
-What is no notebook is made from what exists: the API and the sources from crane/, the ledger and the tables from figures/, the cards from what ships.
+nbdev's own commands would download Quarto. Here nbdev processes the notebooks and smalldocs, which is pure Python,
+renders them. Other pages are made from what exists: the API and the sources from crane/, the ledger and the tables
+from figures/, the cards from what ships.
 """
 
 import ast
@@ -16,6 +17,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -29,17 +31,20 @@ from execnb.nbio import dict2nb, mk_cell, read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.processors import FilterDefaults
 
-from crane.plan import notebooks
+from crane.plan import is_stage, module_of, notebooks
 
 root = Path(__file__).resolve().parent.parent
 nbs, figures, proc, data = root / "nbs", root / "figures", root / "_proc", root / "crane" / "data"
-MODULES = {p.stem[3:]: p for p in sorted(nbs.glob("[0-9][0-9]*_*.ipynb"))}
+MODULES = {module_of(name): path for name, path in notebooks(root).items() if is_stage(name)}
 REPO_LINKS = {r"\]\((\w+\.ipynb)": r"](nbs/\1", r"\]\(\.\./": r"]("}  # seen from the repository's root
-SITE_LINKS = {
-    r"\]\(\d\d_(\w+)\.ipynb": r"](\1.ipynb",
+SITE_LINKS = {  # seen from the site, where pages have no number
+    r"\]\((\w+)\.ipynb": lambda m: f"]({module_of(m[1])}.ipynb",
     r"\]\(\.\./": r"](",
-}  # seen from the site, where pages have no number
-CHANGED = "*Code of this notebook has changed since: results stand under the cells that are as they were, but may rest on others that are not.*"
+}
+CHANGED = (
+    "*Code of this notebook has changed since: results stand under the cells that are as they were, "
+    "but may rest on others that are not.*"
+)
 NOT_YET = "*No run has been promoted to `figures/` yet: `make reproduce` does it.*\n"
 
 
@@ -100,53 +105,66 @@ def named(node, lines):
         yield Name(name, node.lineno, (ast.get_docstring(node) or "").split("\n")[0], "#" + name.lower())
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         comment = re.search(r" # (.+)", lines[node.end_lineno - 1])
-        for t in ast.walk(node):
-            if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store):
-                yield Name(t.id, node.lineno, comment[1] if comment else "", "")
+        for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+            for t in ast.walk(target):
+                if isinstance(t, ast.Name) and isinstance(t.ctx, ast.Store):
+                    yield Name(t.id, node.lineno, comment[1] if comment else "", "")
+
+
+def statements(module):
+    "The statements of a module behind its docstring."
+    return ast.parse((root / "crane" / f"{module}.py").read_text()).body[1:]
+
+
+def cells_of_lines(lines):
+    "The id of the notebook cell that each line of a module comes from; lines count from one."
+    ids = [""]
+    for line in lines:
+        ids.append(line.rpartition("#")[2] if line.startswith("# %% ") else ids[-1])
+    return ids
 
 
 @cache
 def api():
-    "Module -> its exported names, in the order of its notebook; methods stand with their class."
+    "Module -> its public names, in the order of its notebook; methods stand with their class."
     out = {}
-    for m in MODULES:
-        code = (root / "crane" / f"{m}.py").read_text()
-        lines, first, *body = code.split("\n"), *ast.parse(code).body[1:]
-        public = ast.literal_eval(first.value)
-        out[m] = [
-            n for node in body for n in named(node, lines) if n.name.split(".")[0] in public and "._" not in n.name
-        ]
+    for m, path in MODULES.items():
+        inner = {c.id for c in read_nb(path).cells if c.source.startswith("#| exporti\n")}
+        lines = (root / "crane" / f"{m}.py").read_text().split("\n")
+        cell_of = cells_of_lines(lines)
+        out[m] = []
+        for node in statements(m):
+            if cell_of[node.lineno] not in inner:
+                out[m] += [n for n in named(node, lines) if not re.search(r"(^|\.)_", n.name)]
     return out
 
 
 def doubtful():
     "Words that are also a field, a parameter or a value somewhere: nobody can tell which one a word in prose means."
-    nodes = [
-        n
-        for m in MODULES
-        for part in ast.parse((root / "crane" / f"{m}.py").read_text()).body[2:]
-        for n in ast.walk(part)
-    ]  # behind what it says and `__all__`
-    fields = {b.target.id for n in nodes if isinstance(n, ast.ClassDef) for b in n.body if isinstance(b, ast.AnnAssign)}
-    commands = {id(c) for n in nodes for d in getattr(n, "decorator_list", []) for c in ast.walk(d)}
-    return (
-        {n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in commands}
-        | {n.arg for n in nodes if isinstance(n, ast.arg)}
-        | fields
-        | {*MODULES}
-    )
+    nodes, commands, fields = [], set(), set()
+    for m in MODULES:
+        for statement in statements(m)[1:]:
+            nodes += ast.walk(statement)
+    for n in nodes:
+        for decorator in getattr(n, "decorator_list", []):
+            commands.update(map(id, ast.walk(decorator)))
+        if isinstance(n, ast.ClassDef):
+            fields |= {b.target.id for b in n.body if isinstance(b, ast.AnnAssign)}
+    values = {n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in commands}
+    return values | {n.arg for n in nodes if isinstance(n, ast.arg)} | fields | {*MODULES}
 
 
 @cache
 def targets():
     "Name -> page and anchor; names that could mean two things are left out."
-    found, unsure = {}, doubtful()
+    found, unsure, pages = defaultdict(list), doubtful(), {}
     for m, names in api().items():
         for n in names:
             if n.anchor:
-                found.setdefault(n.name, []).append(f"{m}.html{n.anchor}")
-    sure = {n: at[0] for n, at in found.items() if len(at) == 1 and n not in unsure}
-    return sure | {n: f"{m}.html" for m, p in MODULES.items() for n in (f"crane.{m}", p.stem)}
+                found[n.name].append(f"{m}.html{n.anchor}")
+    for m, p in MODULES.items():
+        pages |= {f"crane.{m}": f"{m}.html", p.stem: f"{m}.html"}
+    return {n: at[0] for n, at in found.items() if len(at) == 1 and n not in unsure} | pages
 
 
 def outside_code(text, change):
@@ -164,19 +182,18 @@ def formula(tex):
     "A formula of a notebook as HTML."
     if unknown := sorted(set(re.findall(r"\\([a-zA-Z]+|.)", tex)) - {*TEX}):
         sys.exit(f"docs: the formula {tex!r} uses {unknown}: add them to TEX in scripts/docs.py.")
-    text = (
-        re.sub(r"\\([a-zA-Z]+|.) ?", lambda m: TEX[m[1]], html.escape(tex, quote=False))
-        .replace("'", "′")
-        .replace("-", "−")
-    )
-    text, tag = re.sub(r"~(.)", "\\1\u0303", text), {"^": "sup", "_": "sub"}
-    while (
-        new := re.sub(
-            r"([\^_])(?:\{([^{}]*)\}|([^{}\s^_]))", lambda m: f"<{tag[m[1]]}>{m[2] or m[3]}</{tag[m[1]]}>", text
-        )
-    ) != text:
-        text = new
+    text = re.sub(r"\\([a-zA-Z]+|.) ?", lambda m: TEX[m[1]], html.escape(tex, quote=False))
+    text = text.replace("'", "′").replace("-", "−")
+    text = re.sub(r"~(.)", "\\1\u0303", text)
+    raised = re.compile(r"([\^_])(?:\{([^{}]*)\}|([^{}\s^_]))")
+    while raised.search(text):  # from the innermost outwards
+        text = raised.sub(_raised, text)
     return f'<span class="formula">{text}</span>'
+
+
+def _raised(m):
+    tag = "sup" if m[1] == "^" else "sub"
+    return f"<{tag}>{m[2] or m[3]}</{tag}>"
 
 
 def formulas(text):
@@ -186,25 +203,66 @@ def formulas(text):
 # ---- pages of notebooks
 
 
-def with_outputs(nb, done):
-    "Put the outputs of an executed copy under the cells that are still the same; whether all are."
-    code = lambda nb: [
-        c for c in nb.cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])
-    ]
-    have = {(c.get("id"), c.source): c.outputs for c in code(done)}
-    for c in code(nb):
-        c.outputs = have.get((c.get("id"), c.source), [])
-    return [c.source for c in code(nb)] == [c.source for c in code(done)]
+def code_cells(nb):
+    return [c for c in nb.cells if c.cell_type == "code" and "injected-parameters" not in c.metadata.get("tags", [])]
+
+
+def parsed(source):
+    "The statements of a cell; a line that only IPython understands is a text."
+    python = re.sub(r"^(\s*)([%!].*)$", lambda m: m[1] + repr(m[2]), source, flags=re.M)
+    return ast.parse(python).body
+
+
+def meaning(source):
+    "What a cell does: its syntax tree, which quotes, comments and line breaks do not change, without its imports."
+    return [ast.dump(n) for n in parsed(source) if not isinstance(n, (ast.Import, ast.ImportFrom))]
+
+
+class Shown(NamedTuple):
+    notebook: str  # name of the executed copy
+    meaning: list[str]
+    outputs: list
+
+
+def shown_cells(copies):
+    "Cell id -> what executed copies show: a cell may have moved to another notebook since."
+    found = {}
+    for name, nb in copies.items():
+        found |= {c.get("id"): Shown(name, meaning(c.source), c.outputs) for c in code_cells(nb)}
+    return found
+
+
+@cache
+def promoted():
+    "The executed notebooks of the promoted run, by name."
+    return {p.stem: read_nb(p) for p in sorted((figures / "notebooks").glob("*.ipynb"))}
+
+
+def with_outputs(nb, have):
+    "Put what was executed under the cells that are still the same; whether all are, and where it comes from."
+    same, origin = True, Counter()
+    for c in code_cells(nb):
+        was = have.get(c.get("id"))
+        if was and was.meaning == meaning(c.source):
+            c.outputs = was.outputs
+            origin[was.notebook] += 1
+        else:
+            c.outputs = []
+            same = same and not meaning(c.source)
+    return same, [name for name, _ in origin.most_common()]
 
 
 def pieces(code):
-    "An exported cell cut so that each public function or class stands alone: nbdev documents those of one cell in reverse."
-    public = [
-        n for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and not n.name.startswith("_")
-    ]
+    "An exported cell cut so that each public name stands alone: nbdev documents those of one cell in reverse."
+    definitions = [n for n in ast.parse(code).body if isinstance(n, (ast.FunctionDef, ast.ClassDef))]
+    public = [n for n in definitions if not n.name.startswith("_")]
     starts = [min([n.lineno, *(d.lineno for d in n.decorator_list)]) for n in public[1:]]
     lines = code.split("\n")
-    return ["\n".join(lines[a - 1 : b - 1]).strip("\n") for a, b in zip([1, *starts], [*starts, len(lines) + 1])]
+    bounds = zip([1, *starts], [*starts, len(lines) + 1])
+    return ["\n".join(lines[a - 1 : b - 1]).strip("\n") for a, b in bounds]
+
+
+FOLDED = '#| code-fold: true\n#| code-summary: "code"\n'
 
 
 def prepare(nb):
@@ -213,15 +271,23 @@ def prepare(nb):
     title = re.match(r"# .+\n(\n*> .+\n)?", first.source + "\n")[0]
     cells = [mk_cell(title.strip(), "markdown"), mk_cell(first.source[len(title) :].strip(), "markdown")]
     for c in others:
-        code = re.sub(r"^#\| export\n", "", c.source)
-        imports_only = all(re.match(r"(from|import) |$", l) for l in code.split("\n"))
-        if code != c.source and not imports_only:
-            cells += [mk_cell(f"#| exports\n{p}") for p in pieces(code)]
-            continue
-        if c.cell_type == "code" and not imports_only and re.search(r"^\s*(from|import) ", code, re.M):
-            c.source = f"#| eval: false\n{code}"  # nbdev would run an example that imports without what it builds on; its outputs are here already
-        cells.append(c)
+        cells += prepared(c)
     nb.cells = cells
+
+
+def prepared(c):
+    "A cell as nbdev shall see it: public code is documented, other exported code only shown."
+    directive, code = re.match(r"(?:#\| (exporti?)\n)?(.*)", c.source, re.S).groups()
+    imports_only = all(re.match(r"(from|import) |$", line) for line in code.split("\n"))
+    if c.cell_type != "code" or imports_only:
+        return [c]
+    if directive == "export":
+        return [mk_cell(f"#| exports\n{p}") for p in pieces(code)]
+    if directive == "exporti":
+        return [mk_cell(f"#| eval: false\n{FOLDED}{code}")]
+    if re.search(r"^\s*(from|import) ", code, re.M):
+        c.source = f"#| eval: false\n{code}"  # nbdev would run an import without what the cell builds on
+    return [c]
 
 
 def documented(text, module):
@@ -232,17 +298,14 @@ def documented(text, module):
     text = re.sub(r"\(\s*\)", "()", re.sub(r":\s+```", ":\n```", text.replace("```python\n\n", "```python\n")))
     text = re.sub(r"```.*?```", lambda m: re.sub(r"\[(`.*?`)\]\(.*?\)", r"\1", m[0]), text, flags=re.S)
     line = {n.name: n.line for n in api().get(module, [])}
-    name = (re.match(r"---\n\n### (\S+)\n", text) or [0, ""])[1]
-    whole = (
-        name if name in line else next((n for n in line if n.endswith(f".{name}")), "")
-    )  # nbdev calls some methods without their class
-    return (
-        text.replace(
-            f"### {name}\n", f"### {whole}\n\n[\\[source\\]](src/{module}.md#L-{line[whole]}){{.source-link}}\n", 1
-        )
-        if whole
-        else text
-    )
+    heading = re.match(r"---\n\n### (\S+)\n", text)
+    name = heading[1] if heading else ""
+    methods = [n for n in line if n.endswith(f".{name}")]  # nbdev calls some methods without their class
+    whole = name if name in line else next(iter(methods), "")
+    if not whole:
+        return text
+    link = f"[\\[source\\]](src/{module}.md#L-{line[whole]}){{.source-link}}"
+    return text.replace(f"### {name}\n", f"### {whole}\n\n{link}\n", 1)
 
 
 def sure(text):
@@ -253,14 +316,13 @@ def sure(text):
 def tidy(cell, module):
     "What nbdev leaves for Quarto, said as smalldocs wants it."
     cfg = get_config()
-    here = f"{cfg.doc_host}{cfg.doc_baseurl}/"  # nbdev links our own names by the site's address; within the site they are relative
+    here = f"{cfg.doc_host}{cfg.doc_baseurl}/"  # nbdev links our names by the site's address; ours are relative
     if cell.cell_type == "markdown":
         cell.source = formulas(sure(relink(cell.source, SITE_LINKS).replace(here, "")))
     if cell.cell_type == "raw":
         cell.source = re.sub(r"^output-file:.*\n", "", cell.source, flags=re.M)
-    cell.source = re.sub(r"^#\| (exports|eval: false)\n", "", cell.source, flags=re.M).replace(
-        '#| code-fold: show\n#| code-summary: "Exported source"', '#| code-fold: true\n#| code-summary: "code"'
-    )
+    shown = '#| code-fold: show\n#| code-summary: "Exported source"\n'
+    cell.source = re.sub(r"^#\| (exports|eval: false)\n", "", cell.source, flags=re.M).replace(shown, FOLDED)
     for o in cell.get("outputs", []):
         text = "".join(o.get("data", {}).get("text/markdown", ""))
         if text:
@@ -269,19 +331,16 @@ def tidy(cell, module):
 
 def process(path):
     "One notebook, processed by nbdev, under its module's name."
-    nb, copy, name = read_nb(path), figures / "notebooks" / path.name, re.sub(r"^\d\d[a-z]?_", "", path.stem)
-    done = (
-        dict2nb(json.loads(nbformat.writes(executed_index())))
-        if path.stem == "index"
-        else read_nb(copy)
-        if copy.exists()
-        else dict2nb(dict(cells=[]))
-    )
-    same = with_outputs(nb, done)
+    nb, name = read_nb(path), module_of(path.stem)
+    copies = promoted()
+    if name == "index":
+        copies = {name: dict2nb(json.loads(nbformat.writes(executed_index())))}
+    same, origin = with_outputs(nb, shown_cells(copies))
     prepare(nb)
-    nb.cells[2:2] = [mk_cell(c.source, "markdown") for c in done.cells if c.get("id") == "executed-by"] + [
-        mk_cell(CHANGED, "markdown")
-    ] * (bool(done.cells) and not same)
+    notes = [c.source for c in copies[origin[0]].cells if c.get("id") == "executed-by"] if origin else []
+    if origin and not same:
+        notes.append(CHANGED)
+    nb.cells[2:2] = [mk_cell(text, "markdown") for text in notes]
     nb = dict2nb(nb)
     FilterDefaults()(nb)
     for c in nb.cells:
@@ -306,7 +365,8 @@ def cell(text):
 
 
 def rows(*lines):
-    return "\n".join("| " + " | ".join(l) + " |" for l in (lines[0], ["---"] * len(lines[0]), *lines[1:])) + "\n"
+    ruled = lines[0], ["---"] * len(lines[0]), *lines[1:]
+    return "\n".join(f"| {' | '.join(line)} |" for line in ruled) + "\n"
 
 
 def plain(n):
@@ -314,48 +374,55 @@ def plain(n):
 
 
 def api_page():
-    "Every exported name with what it says, on one page."
-    body = [
-        "A name leads to where its notebook documents it, `code` to its lines. What stands here without a link is a constant.\n"
-    ]
+    "Every public name with what it says, on one page."
+    says = (
+        "A name leads to where its notebook documents it, `code` to its lines. What has no link here is a constant.\n"
+    )
+    body = [says]
     for m, p in MODULES.items():
-        name = lambda n: f"[`{n.name}`]({m}.ipynb{n.anchor})" if n.anchor else f"`{n.name}`{{.nolink}}"
+        names = [[linked(m, n), cell(n.says), f"[code](src/{m}.md#L-{n.line})"] for n in api()[m]]
         body += [
             f"## crane.{plain(m)} {{#{m}}}\n",
             f"From the notebook [{p.stem.replace('_', ' ')}]({m}.ipynb).\n",
-            rows(
-                ["name", "what it is", ""],
-                *([name(n), cell(n.says), f"[code](src/{m}.md#L-{n.line})"] for n in api()[m]),
-            ),
+            rows(["name", "what it is", ""], *names),
         ]
     page("api", "API", "\n".join(body), description="Every public name of the package, by module", **{"toc-depth": 2})
+
+
+def linked(module, name):
+    return f"[`{name.name}`]({module}.ipynb{name.anchor})" if name.anchor else f"`{name.name}`{{.nolink}}"
 
 
 def source_pages():
     "Each module with an anchor for every line."
     for m, p in MODULES.items():
-        code = (root / "crane" / f"{m}.py").read_text()
-        page(
-            f"src/{m}",
-            f"crane/{m}.py",
-            f'Exported from the notebook [{p.stem}](../{m}.ipynb); that is where it is edited.\n\n{"`" * 9}{{#L .python code-line-numbers="true"}}\n{code}{"`" * 9}',
-            search=False,
-            toc=False,
-        )
+        code, fence = (root / "crane" / f"{m}.py").read_text(), "`" * 9
+        says = f"Exported from the notebook [{p.stem}](../{m}.ipynb); that is where it is edited."
+        body = f'{says}\n\n{fence}{{#L .python code-line-numbers="true"}}\n{code}{fence}'
+        page(f"src/{m}", f"crane/{m}.py", body, search=False, toc=False)
 
 
 @cache
 def headings():
-    "Table or figure -> the heading of the report under which it is made."
-    head, found = "", {}
-    for c in read_nb(MODULES["report"]).cells:
-        if c.cell_type == "markdown":
-            head = (re.findall(r"^## (.+)$", c.source, re.M) or [head])[-1]
-        else:
-            found |= {
-                n: head.split(": ", 1)[-1] for n in re.findall(r"save_(?:table|figure)\(.*?, out, '(\w+)'", c.source)
-            }
+    "Table or figure -> the heading under which a notebook makes it."
+    found = {}
+    for m in "report", "figures":
+        head = ""
+        for c in read_nb(MODULES[m]).cells:
+            if c.cell_type == "markdown":
+                head = (re.findall(r"^## (.+)$", c.source, re.M) or [head])[-1]
+            else:
+                found |= dict.fromkeys(saved(c.source), head.split(": ", 1)[-1])
     return found
+
+
+def saved(code):
+    "The names under which a cell saves tables and figures."
+    for statement in parsed(code):
+        for n in ast.walk(statement):
+            if isinstance(n, ast.Call) and ast.unparse(n.func) in ("save_table", "save_figure"):
+                constants = [a.value for a in n.args if isinstance(a, ast.Constant)]
+                yield from (x for x in constants if re.fullmatch(r"\w+", str(x)))
 
 
 def shown(name):
@@ -364,99 +431,79 @@ def shown(name):
 
 def table_pages():
     "Each promoted table on a page of its own, and all tables and figures on one."
-    body, names = [], [n for n in sorted(p.stem for p in figures.glob("*.md")) if n not in ("ledger", "controls")]
-    for n in names:
-        text = (figures / f"{n}.md").read_text()
-        files = f"Also as [CSV]({n}.csv) and [LaTeX]({n}.tex). Made in [the report](../report.ipynb) from [results.json](results.json)."
-        page(f"figures/{n}", shown(n), f"{text}\n{files}", toc=False)
+    texts = {p.stem: p.read_text() for p in sorted(figures.glob("*.md")) if p.stem not in ("ledger", "controls")}
+    for n, text in texts.items():
+        files = f"Also as [CSV]({n}.csv) and [LaTeX]({n}.tex)."
+        made = "Made in [the report](../report.ipynb) from [results.json](results.json)."
+        page(f"figures/{n}", shown(n), f"{text}\n{files} {made}", toc=False)
+    captions = [[f"[{plain(n)}](figures/{n}.md)", cell(text.strip().split("\n")[-1])] for n, text in texts.items()]
+    body = ["## Tables\n", rows(["table", "what it shows"], *captions) if captions else NOT_YET]
     for p in sorted(figures.glob("F*.png")):
         body += [
             f"## {shown(p.stem)} {{#{p.stem}}}\n",
             f"![{shown(p.stem)}](figures/{p.name})\n",
             f"Also as [PDF](figures/{p.stem}.pdf).\n",
         ]
-    table = (
-        rows(
-            ["table", "what it shows"],
-            *(
-                [f"[{plain(n)}](figures/{n}.md)", cell((figures / f"{n}.md").read_text().strip().split("\n")[-1])]
-                for n in names
-            ),
-        )
-        if names
-        else NOT_YET
-    )
-    page(
-        "results",
-        "Tables and figures",
-        f"## Tables\n\n{table}\n" + "\n".join(body),
-        description="Everything that the promoted run has made",
-    )
+    says = "Everything that the promoted run has made"
+    page("results", "Tables and figures", "\n".join(body), description=says)
 
 
 def where(text):
     "Where a claim is decided, as links."
     stage, _, rest = text.partition(", ")
-    linked = re.sub(
-        r"\b[TF]\d\w*",
-        lambda m: (
-            f"[{m[0]}](figures/{m[0]}.md)" if (figures / f"{m[0]}.md").exists() else f"[{m[0]}](results.md#{m[0]})"
-        ),
-        rest,
-    )
-    return f"[{stage}]({stage[3:]}.ipynb), {linked}" if stage[3:] in MODULES else text
+    module = module_of(stage)
+    if module not in MODULES:
+        return text
+    results = re.sub(r"\b[TF]\d\w*", _result, rest)
+    return f"[{stage}]({module}.ipynb), {results}"
 
 
-def ledger_page():
+def _result(m):
+    return f"[{m[0]}](figures/{m[0]}.md)" if (figures / f"{m[0]}.md").exists() else f"[{m[0]}](results.md#{m[0]})"
+
+
+def badge(claim):
+    return f'<span class="verdict {claim["verdict"].split()[0]}">{claim["verdict"]}</span>'
+
+
+def claim_in_full(k, c):
+    "The lines of one claim."
+    tolerance = f". Tolerance: {c['tolerance']}" if c["tolerance"] else ""
+    return [
+        f"## {k}. {cell(c['claim'])} {{#claim-{k}}}\n",
+        f"{badge(c)} ({c['kind']})\n",
+        f"* **Rule:** {cell(c['rule'])}{tolerance}",
+        f"* **Paper:** {c['paper']} %" if c["paper"] else "* **Paper:** in words only",
+        f"* **Ours, %:** {cell(c['ours'])}" if c["ours"] else "* **Ours:** not measured",
+        f"* **Where:** {where(c['where'])}" if c["where"] else "",
+        "",
+    ]
+
+
+def claims_page():
     "Every claim of the paper with its rule and its verdict."
     path = figures / "ledger.json"
     claims = json.loads(path.read_text()) if path.exists() else []
-    badge = lambda c: f'<span class="verdict {c["verdict"].split()[0]}">{c["verdict"]}</span>'
-    body = [
-        (nbs / "ledger.md").read_text(),
-        rows(
-            ["claim", "paper, %", "verdict"],
-            *([f"[{cell(c['claim'])}](#claim-{k})", cell(c["paper"]), badge(c)] for k, c in enumerate(claims, 1)),
-        )
-        if claims
-        else NOT_YET,
-    ]
-    for k, c in enumerate(claims, 1):
-        body += [
-            f"## {k}. {cell(c['claim'])} {{#claim-{k}}}\n",
-            f"{badge(c)} ({c['kind']})\n",
-            f"* **Rule:** {cell(c['rule'])}" + (f". Tolerance: {c['tolerance']}" if c["tolerance"] else ""),
-        ]
-        body += [
-            f"* **Paper:** {c['paper']} %" if c["paper"] else "* **Paper:** in words only",
-            f"* **Ours, %:** {cell(c['ours'])}" if c["ours"] else "* **Ours:** not measured",
-            f"* **Where:** {where(c['where'])}" if c["where"] else "",
-            "",
-        ]
+    body = [(nbs / "claims.md").read_text()]
+    lines = [[f"[{cell(c['claim'])}](#claim-{k})", cell(c["paper"]), badge(c)] for k, c in enumerate(claims, 1)]
+    body.append(rows(["claim", "paper, %", "verdict"], *lines) if claims else NOT_YET)
     drawn = ", ".join(f"[{shown(p.stem)}](results.md#{p.stem})" for p in sorted(figures.glob("F*.png")))
     if drawn:
-        body.insert(2, f"Figures: {drawn}.\n")
-    page(
-        "ledger",
-        "The ledger",
-        "\n".join(body),
-        description="What the paper claims, the rule that decides, and what came out here",
-        **{"toc-depth": 2},
-    )
+        body.append(f"Figures: {drawn}.\n")
+    for k, c in enumerate(claims, 1):
+        body += claim_in_full(k, c)
+    says = "What the paper claims, the rule that decides, and what came out here"
+    page("claims", "The ledger", "\n".join(body), description=says, **{"toc-depth": 2})
 
 
 def made_card():
     "The benchmark's data card as the promoted run has written it."
-    path = figures / "notebooks" / MODULES["benchmark"].name
-    cells = read_nb(path).cells if path.exists() else []
-    texts = [
-        "".join(o["data"]["text/markdown"])
-        for c in cells
-        if "data_card(" in c.source and c.cell_type == "code"
-        for o in c.outputs
-        if "text/markdown" in o.get("data", {})
-    ]
-    return re.sub(r"^(#+) ", r"#\1 ", texts[-1], flags=re.M) if texts else NOT_YET
+    texts = []
+    for nb in promoted().values():
+        for c in code_cells(nb):
+            if "data_card(" in c.source:
+                texts += [o["data"]["text/markdown"] for o in c.outputs if "text/markdown" in o.get("data", {})]
+    return re.sub(r"^(#+) ", r"#\1 ", "".join(texts[-1]), flags=re.M) if texts else NOT_YET
 
 
 def card_page():
@@ -486,7 +533,7 @@ def card_page():
 
 
 def themes():
-    "Bootstrap in light, and again with its dark values for all: the themes that smalldocs has fetch a font from elsewhere, or have no dark form."
+    "Bootstrap in light, and with its dark values for all: the themes of smalldocs fetch a font, or have no dark form."
     css = (Path(smalldocs.__file__).parent / "assets/vendor/bootstrap/bootstrap.min.css").read_text()
     for name, text in ("light", css), ("dark", css.replace("[data-bs-theme=dark]", ":root")):
         (proc / f"{name}.css").write_text(re.sub(r"/\*# sourceMappingURL.*", "", text))
@@ -533,7 +580,7 @@ def write_pages():
         shutil.copy(nbs / f, proc / f)
     if figures.exists():
         shutil.copytree(figures, proc / "figures", ignore=shutil.ignore_patterns("notebooks", "*.md"))
-    for make in themes, api_page, source_pages, table_pages, ledger_page, card_page:
+    for make in themes, api_page, source_pages, table_pages, claims_page, card_page:
         make()
     (proc / "_symbols.json").write_text(json.dumps({n: f"/{at}" for n, at in targets().items()}))
 

@@ -4,13 +4,23 @@ import pathlib
 import re
 
 root = pathlib.Path(__file__).resolve().parent.parent
-lock = [l for l in (root / "requirements.txt").read_text().splitlines() if l and not l.startswith("#")]
-norm = lambda name: re.sub(r"[-_.]+", "-", name).lower()
-version = {norm(l.split("==")[0]): l.split("==")[1] for l in lock}
+lines = (root / "requirements.txt").read_text().splitlines()
+lock = [line for line in lines if line and not line.startswith("#")]
+
+
+def norm(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+version = {norm(name): pinned for name, pinned in (line.split("==") for line in lock)}
+
+
+def pin(m):
+    return f"{m[1]}=={version[norm(m[1])]}" if norm(m[1]) in version else m[0]
+
 
 for name in "settings.ini", "pyproject.toml":
     text = (root / name).read_text()
-    pin = lambda m: f"{m[1]}=={version[norm(m[1])]}" if norm(m[1]) in version else m[0]
     (root / name).write_text(re.sub(r"([\w.-]+)==([\w.+]+)", pin, text))
 
 head = """# The pins of requirements.txt for conda users: conda brings Python and pip, PyPI everything else.
@@ -22,4 +32,4 @@ dependencies:
   - pip
   - pip:
 """
-(root / "environment.yml").write_text(head + "".join(f"    - {l}\n" for l in lock))
+(root / "environment.yml").write_text(head + "".join(f"    - {line}\n" for line in lock))

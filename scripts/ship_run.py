@@ -1,4 +1,7 @@
-"""Put what notebooks read of a finished smoke run into the package, so that each can be opened and run by itself: python scripts/ship_run.py"""
+"""Put what notebooks read of a finished smoke run into the package, so that each can be opened and run by itself.
+
+python scripts/ship_run.py
+"""
 
 import shutil
 import sys
@@ -7,16 +10,27 @@ from crane.core import DATA, CraneError, project_root, write_json
 from crane.reproduce import about, promotable
 
 RUN = "smoke"
-READ = {
+READ = {  # stage -> what later notebooks read of it
     "02a_pocket": ["results.json"],
-    "03_editors": ["*.safetensors"],
+    "03a_mend": ["mend.safetensors"],
+    "03b_memory_editors": ["serac*.safetensors"],
     "04_failure_modes": ["examples.jsonl", "curve.jsonl", "*.png"],
     "05a_benchmark": ["*.parquet", "*.jsonl"],
     "06c_retrieval": ["thresholds.json"],
     "07a_sft": ["summary.json", "log.jsonl", "**/model/*"],
     "08_grpo": ["summary.json", "log.jsonl", "**/model/*"],
-    "09_evaluation": ["results.json", "scored.jsonl", "curves.json", "confusions.jsonl"],
-}  # stage -> what later notebooks read of it
+    "09_evaluation": [
+        "scored.jsonl",
+        "sequence.jsonl",
+        "growth.jsonl",
+        "calm.jsonl",
+        "seeds.jsonl",
+        "ood.jsonl",
+        "ablations.jsonl",
+        "forced.jsonl",
+    ],
+    "09a_tables": ["results.json", "curves.json", "confusions.jsonl"],
+}
 
 
 def fill(to, run):
@@ -25,9 +39,8 @@ def fill(to, run):
         for pattern in patterns:
             found = [p for p in sorted((run / stage).glob(pattern)) if p.is_file()]
             if not found:
-                raise CraneError(
-                    f"runs/{RUN}/{stage} holds no {pattern}, which later notebooks read: mend READ in scripts/ship_run.py."
-                )
+                lacks = f"runs/{RUN}/{stage} holds no {pattern}, which later notebooks read"
+                raise CraneError(f"{lacks}: mend READ in scripts/ship_run.py.")
             for p in found:
                 copy = to / stage / p.relative_to(run / stage)
                 copy.parent.mkdir(parents=True, exist_ok=True)
@@ -41,11 +54,9 @@ def ship(root):
     shutil.rmtree(new, ignore_errors=True)
     try:
         fill(new, runs)
-        write_json(
-            new / "about.json",
-            {k: origin[k] for k in ("profile", "commit", "seconds", "peak_bytes", "stages", "hardware")}
-            | dict(made=f"crane reproduce --profile {RUN}, then python scripts/ship_run.py"),
-        )
+        about_it = {k: origin[k] for k in ("profile", "commit", "seconds", "peak_bytes", "stages", "hardware")}
+        made = f"crane reproduce --profile {RUN}, then python scripts/ship_run.py"
+        write_json(new / "about.json", about_it | dict(made=made))
         shutil.rmtree(to, ignore_errors=True)
         new.rename(to)
     finally:

@@ -4,5 +4,7 @@ LONG = "test_whole_run", "test_notebooks", "test_docs", "test_reproduce"
 
 
 def pytest_collection_modifyitems(items):
-    rank = lambda i: LONG.index(i.path.stem) if i.path.stem in LONG else len(LONG)
+    def rank(item):
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
+
     items.sort(key=rank)

@@ -1,4 +1,4 @@
-"The house is in order: pins agree, notebooks are clean and in sync, profiles fit, nothing names the machine it was made on."
+"The house is in order: pins agree, notebooks are clean and in sync, profiles fit, nothing names a machine."
 
 import ast
 import configparser
@@ -8,22 +8,44 @@ import json
 import os
 import re
 import shutil
+import string
 import subprocess
 import sys
 import tomllib
 import zipfile
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 import yaml
 
-from crane.plan import load_profile, notebook_parameters, notebooks, plan, read_notebook, reads
+from crane.plan import (
+    is_stage,
+    load_profile,
+    module_of,
+    notebook_parameters,
+    notebooks,
+    plan,
+    read_notebook,
+    reads,
+)
 from crane.reproduce import shareable
 
 root = Path(__file__).resolve().parent.parent
-stages = {s: p for s, p in notebooks(root).items() if s[:2].isdigit() and s != "00_core"}
-norm = lambda name: re.sub(r"[-_.]+", "-", name).lower()
-pins = lambda lines: {norm(l.split("==")[0]): l.split("==")[1] for l in lines if "==" in l and not l.startswith("#")}
+numbered = {s: p for s, p in notebooks(root).items() if is_stage(s)}
+stages = {s: p for s, p in numbered.items() if s != "00_core"}
+modules = {p for p in (root / "crane").glob("*.py") if p.stem != "_modidx"}
+
+
+def norm(name):
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def pins(lines):
+    pinned = [line.split("==") for line in lines if "==" in line and not line.startswith("#")]
+    return {norm(name): version for name, version in pinned}
+
+
 lock = pins((root / "requirements.txt").read_text().splitlines())
 settings = configparser.ConfigParser()
 settings.read(root / "settings.ini")
@@ -59,11 +81,10 @@ def test_the_installed_packages_are_the_pinned_ones():
 
 def test_every_import_is_a_direct_dependency():
     where = importlib.metadata.packages_distributions()
-    names = {
-        n.split(".")[0]
-        for f in [*root.glob("crane/*.py"), *root.glob("tests/*.py"), *root.glob("scripts/*.py")]
-        for n in imports(f)
-    }
+    names = set()
+    for folder in "crane", "tests", "scripts":
+        for path in (root / folder).glob("*.py"):
+            names |= {n.split(".")[0] for n in imports(path)}
     third = {norm(where[n][0]) for n in names - set(sys.stdlib_module_names) - {"crane"} if n in where}
     assert third <= {norm(n) for n in pins(settings["requirements"].split())}
 
@@ -76,22 +97,22 @@ def imports(path):
             yield n.module
 
 
-def test_imports_point_to_smaller_numbers():
-    number = {s[3:]: int(s[:2]) for s in notebooks(root) if s[:2].isdigit()}
-    for m, n in number.items():
+def test_imports_point_to_earlier_stages():
+    order = [module_of(s) for s in numbered]
+    for n, m in enumerate(order):
         path = root / "crane" / f"{m}.py"
         used = {i.split(".")[1] for i in imports(path) if i.startswith("crane.")} if path.exists() else set()
-        late = {u for u in used if number.get(u, 99) >= n}
+        late = used - set(order[:n])
         assert not late, f"crane/{m}.py imports {late}, which comes later"
 
 
 def test_the_stages_are_numbered_without_gaps():
     names = list(notebooks(root))
-    assert (
-        [s[:2] for s in names if s[:2].isdigit()] == [f"{i:02}" for i in range(12)]
-        and not any(s[:2].isdigit() for s in names[12:])
-        and names[-1] == "index"
-    )
+    assert names[: len(numbered)] == list(numbered) and names[-1] == "index", "guides follow, the index is last"
+    rooms = {n: [s[2:].split("_")[0] for s in of] for n, of in groupby(numbered, key=lambda s: s[:2])}
+    assert list(rooms) == [f"{i:02}" for i in range(13)]
+    for n, letters in rooms.items():
+        assert letters == ["", *string.ascii_lowercase[: len(letters) - 1]], f"the letters of room {n} have a gap"
 
 
 @pytest.mark.parametrize("stage", stages)
@@ -113,10 +134,11 @@ def test_every_number_says_in_what_range_it_may_be(stage):
 @pytest.mark.parametrize("stage", stages)
 def test_a_notebook_declares_all_stages_that_it_reads(stage):
     code = "\n".join(source(c) for c in cells(stages[stage], "code") if "#| export" not in source(c))
-    used = {s for s in re.findall(r"\d\d_[a-z_]+", code) if s in stages} - {stage} | (
-        {"05a_benchmark"} if "all_edits(run" in code else set()
-    )
-    assert stage == "11a_reproduce" or used <= set(reads(stage, root)), f"{stage} must name what it reads under **In**"
+    used = {s for s in re.findall(r"\w+", code) if s in stages} - {stage}
+    if "all_edits(run" in code:
+        used.add("05a_benchmark")
+    toys = "11_plan", "11a_reproduce"  # their examples name stages of toy projects
+    assert stage in toys or used <= set(reads(stage, root)), f"{stage} must name what it reads under **In**"
 
 
 @pytest.mark.parametrize("stage", stages)
@@ -161,9 +183,22 @@ def nbdev(to, code):
 def test_the_modules_are_what_the_notebooks_export(tmp_path):
     copy_of_the_library(tmp_path)
     nbdev(tmp_path, "from nbdev.doclinks import nbdev_export; nbdev_export()")
-    text = lambda d: {p.name: p.read_text() for p in (d / "crane").glob("*.py")}
-    differ = {n for n in text(root).keys() | text(tmp_path).keys() if text(root).get(n) != text(tmp_path).get(n)}
+
+    def texts(folder):
+        return {p.name: p.read_text() for p in (folder / "crane").glob("*.py")}
+
+    ours, theirs = texts(root), texts(tmp_path)
+    differ = {n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)}
     assert not differ, f"{sorted(differ)} of crane/ and the notebooks differ: run 'nbdev_export'"
+
+
+def test_the_modules_are_easy_to_read():
+    for path in modules:
+        lines = path.read_text().splitlines()
+        assert "import *" not in path.read_text(), f"{path.name} must import by name"
+        assert len(lines) <= 650, f"{path.name} has {len(lines)} lines: make it simpler, or split its notebook"
+        long = [n for n, line in enumerate(lines, 1) if len(line) > 120 and not line.startswith("__all__")]
+        assert not long, f"lines {long} of {path.name} have over 120 characters"
 
 
 def test_the_notebooks_are_clean(tmp_path):
@@ -203,7 +238,9 @@ def machines(name, text):
 
 
 def test_nothing_names_a_machine():
-    found = [x for n in committed() for x in machines(n, (root / n).read_text(errors="ignore"))]
+    found = []
+    for n in committed():
+        found += machines(n, (root / n).read_text(errors="ignore"))
     assert not found, "\n".join(found)
 
 
@@ -212,7 +249,9 @@ def test_no_executed_notebook_would_bring_a_machine_into_git():
     ran = [p for s in notebooks(root) if (p := root / "runs/smoke/executed" / f"{s}.ipynb").exists()]
     if not ran:
         pytest.skip("needs the smoke run: make reproduce PROFILE=smoke")
-    found = [x for p in ran for x in machines(p.name, shareable(read_notebook(p), root))]
+    found = []
+    for p in ran:
+        found += machines(p.name, shareable(read_notebook(p), root))
     assert not found, "\n".join(found)
 
 

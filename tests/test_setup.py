@@ -33,7 +33,7 @@ def setup(at, **env):
         | env
     )
     r = subprocess.run(["make", "setup"], cwd=at, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True)
-    return r.returncode, [l for l in r.stderr.splitlines() if not l.startswith("make")], r.stdout
+    return r.returncode, [line for line in r.stderr.splitlines() if not line.startswith("make")], r.stdout
 
 
 def stops(at, word, **env):
@@ -91,5 +91,5 @@ def test_a_finished_one_is_kept(checkout):
 
 def test_help_names_every_command(checkout):
     out = subprocess.run(["make"], cwd=checkout, capture_output=True, text=True).stdout
-    for c in "reproduce", "test", "lab", "docs":
+    for c in "reproduce", "test", "lint", "lab", "docs":
         assert f"make {c} " in out

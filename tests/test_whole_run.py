@@ -1,4 +1,4 @@
-"A smoke run that is killed ten times ends in the same files as one that was left alone: what `make test` ran before these tests."
+"A smoke run that is killed ten times ends in the same files as an undisturbed one: the run that `make test` has made."
 
 import csv
 import json
@@ -10,19 +10,18 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from crane.plan import run_steps
-from crane.reproduce import outlook
+from crane.plan import outlook, run_steps
 
 root = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-c", "from crane.reproduce import main; main()", "reproduce", "--profile", "smoke"]
-TIMED, COLUMN = (
-    re.compile(r"seconds|^took$"),
-    re.compile(r"^seconds|, s$"),
-)  # what may differ between two runs: recorded times, as fields and as columns
+COMMAND = [sys.executable, "-c", "from crane.command_line import main; main()", "reproduce", "--profile", "smoke"]
+# what may differ between two runs: recorded times, as fields and as columns
+TIMED, COLUMN = re.compile(r"seconds|^took$"), re.compile(r"^seconds|, s$")
+OF_TRL = {"executed", "tensorboard", "trainer", "trainer_sft"}  # folders of which the content is not ours
 
 
 def view(root):
@@ -72,7 +71,7 @@ def timeless_table(path):
     rows = (
         [*csv.reader(text.splitlines())]
         if path.suffix == ".csv"
-        else [re.split(r" \| | & ", l.strip(" |\\")) for l in text.splitlines()]
+        else [re.split(r" \| | & ", line.strip(" |\\")) for line in text.splitlines()]
     )
     head = next((r for r in rows if len(r) > 1 and any(map(COLUMN.search, r))), [])
     return [[c for i, c in enumerate(r) if len(r) != len(head) or not COLUMN.search(head[i])] for r in rows]
@@ -84,16 +83,14 @@ def content(path):
     if path.suffix == ".json":
         return timeless(json.loads(path.read_text()))
     if path.suffix == ".jsonl":
-        return [timeless(json.loads(l)) for l in path.read_text().splitlines()]
+        return [timeless(json.loads(line)) for line in path.read_text().splitlines()]
     return path.read_bytes()
 
 
 def results(runs):
     "The files of a run, but for what TRL keeps for itself and the executed notebooks."
-    keep = lambda p: (
-        p.is_file() and not {"executed", "tensorboard", "trainer", "trainer_sft"} & {*p.relative_to(runs).parts}
-    )
-    return {p.relative_to(runs).as_posix(): p for p in sorted(runs.rglob("*")) if keep(p)}
+    files = [p for p in sorted(runs.rglob("*")) if p.is_file() and OF_TRL.isdisjoint(p.relative_to(runs).parts)]
+    return {p.relative_to(runs).as_posix(): p for p in files}
 
 
 def kill_when(p, ready, rng):
@@ -109,10 +106,11 @@ def test_killed_ten_times_it_ends_in_the_same_files(undisturbed, project):
     seed = int(time.time())
     print("seed of the moments:", seed)
     rng, log = random.Random(seed), project / "runs.log"
-    at = {
-        k: (lambda s: lambda: any((project / "runs/smoke" / s).rglob("checkpoint-*/trainer_state.json")))(s)
-        for k, s in ((5, "07a_sft"), (8, "08_grpo"))
-    }  # twice in the midst of a training
+
+    def in_training(stage):
+        return any((project / "runs/smoke" / stage).rglob("checkpoint-*/trainer_state.json"))
+
+    at = {5: partial(in_training, "07a_sft"), 8: partial(in_training, "08_grpo")}  # twice in the midst of a training
     with log.open("w") as out:
         for k in range(10):
             kill_when(start(project, out), at.get(k), rng)
