@@ -19,17 +19,8 @@ READ = {  # stage -> what later notebooks read of it
     "06c_retrieval": ["thresholds.json"],
     "07a_sft": ["summary.json", "log.jsonl", "**/model/*"],
     "08_grpo": ["summary.json", "log.jsonl", "**/model/*"],
-    "09_evaluation": [
-        "scored.jsonl",
-        "sequence.jsonl",
-        "growth.jsonl",
-        "calm.jsonl",
-        "seeds.jsonl",
-        "ood.jsonl",
-        "ablations.jsonl",
-        "forced.jsonl",
-    ],
-    "09a_tables": ["results.json", "curves.json", "confusions.jsonl"],
+    "09_evaluation": ["*.jsonl", "curves.json", "training_seconds.json"],
+    "09a_tables": ["results.json"],
 }
 
 

@@ -25,11 +25,13 @@ READS = {  # notebook -> stages of which it takes what ships
     "07a_sft": ["05a_benchmark"],
     "08_grpo": ["05a_benchmark", "07a_sft"],
     "09_evaluation": ["03a_mend", "03b_memory_editors", "05a_benchmark", "06c_retrieval", "07a_sft", "08_grpo"],
-    "09a_tables": ["05a_benchmark", "09_evaluation"],
+    "09a_tables": ["05a_benchmark", "06c_retrieval", "09_evaluation"],
+    "09b_protocol": ["05a_benchmark"],
     "10_report": ["02a_pocket", "09_evaluation", "09a_tables"],
-    "10a_figures": ["04_failure_modes", "07a_sft", "08_grpo", "09a_tables"],
-    "10b_ledger": ["09a_tables"],
+    "10a_figures": ["04_failure_modes", "07a_sft", "08_grpo", "09_evaluation", "09a_tables"],
+    "10b_ledger": ["02a_pocket", "09a_tables"],
     "add_a_method": ["05a_benchmark"],
+    "add_a_metric": ["09_evaluation"],
 }
 TAKEN = re.compile(
     r"(\w+) has not been run here: taking what ships with the package \(run 'smoke', commit [0-9a-f]{8}\)\n"
