@@ -592,9 +592,12 @@ def evaluate_command(
 ):
     "Evaluate a model and a method, and print its metrics with 95 % intervals."
     with told(EVALUATION_KEPT):
-        from crane.evaluate import evaluate
-        from crane.evaluation import agreement_results, endpoint, second_opinion
+        import pandas as pd
+
+        from crane.evaluation import endpoint, second_opinion
+        from crane.protocol import evaluate
         from crane.public_files import missing_images
+        from crane.tables import agreement_table
 
         world, records = asked(data, split, format, images)
         m = evaluated_model(method, model, max_new_tokens)
@@ -607,6 +610,7 @@ def evaluate_command(
         scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed)
         results = read_json(out / "results.json")
         if judge:
-            results += agreement_results(second_opinion(scored, probes, endpoint(judge, judge_model)))
+            judged = second_opinion(scored, probes, endpoint(judge, judge_model))
+            results += agreement_table(pd.DataFrame(judged))
             write_json(out / "results.json", results)
         print_evaluation(results, scored, out, max_new_tokens)
