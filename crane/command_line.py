@@ -298,7 +298,7 @@ def trained_adapter(
     shutil.rmtree(out, ignore_errors=True)
     tmp.rename(out)
 
-
+# %% ../nbs/12_command_line.ipynb #8e1ca300
 def train(
     method: str,  # `sft` or `grpo`
     run: str,
@@ -509,7 +509,7 @@ def asked(
     world = load_world()
     return world, read_benchmark(data, split, world)
 
-
+# %% ../nbs/12_command_line.ipynb #af566611
 def evaluated_model(method: str, model: str, max_new_tokens: int):
     "The model of an evaluation, on a GPU if there is one; for CRANE it is a routing model."
     import torch
@@ -570,7 +570,7 @@ LengthCap = Annotated[
     typer.Option("--max-new-tokens", min=1, help="length cap of an answer; a large thinking model needs thousands"),
 ]
 
-
+# %% ../nbs/12_command_line.ipynb #cdbc19ef
 @app.command("evaluate")
 def evaluate_command(
     *,

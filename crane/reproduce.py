@@ -294,7 +294,7 @@ def run_notebook(
     begun.unlink()
     return rec
 
-
+# %% ../nbs/11a_reproduce.ipynb #813aff48
 def _execute(source, partial, params, at, env):
     papermill.execute_notebook(
         str(source),

@@ -126,7 +126,7 @@ def test_a_stopped_add_leaves_a_whole_library(tmp_path):
         [
             sys.executable,
             "-c",
-            "from crane.reproduce import main; main()",
+            "from crane.command_line import main; main()",
             "edits",
             "add",
             *map(str, files),
