@@ -33,8 +33,9 @@ from PIL import Image
 from side_by_side import clocked
 
 from crane.core import Edit
-from crane.library import MODALITIES, DualLibrary
+from crane.library import MODALITIES
 from crane.model import Prompt
+from crane.retrieval import DualLibrary
 from crane.search import unit
 
 DIM, BLOCK, STRANGER = 128, 1024, 50_000_000  # Numbers from `STRANGER` on are of subjects that no library holds

@@ -31,7 +31,18 @@ _WHERE = {
     "load_mllm": "model",
     "load_public": "public_formats",
 }
-__all__ = list(_WHERE)
+__all__ = [
+    "EDITORS",
+    "Crane",
+    "DualLibrary",
+    "Edit",
+    "Probe",
+    "evaluate",
+    "judge",
+    "load_benchmark",
+    "load_mllm",
+    "load_public",
+]
 
 
 def __getattr__(name):
