@@ -168,7 +168,7 @@ def check_twins(world: World) -> list[Finding]:
             found.append(_fault("duplicates", what))
     return found
 
-# %% ../nbs/01c_doctor.ipynb #1746424c
+# %% ../nbs/01c_doctor.ipynb #4625cf26
 def list_look_alikes(world: World) -> list[Finding]:
     "Pairs of flags that the edit's artist draws alike, as remarks."
     codes, found = sorted(world.entities), []

@@ -33,7 +33,7 @@ def _rgb(png, size):
     "A picture as a (size, size, 3) array of floats in [0, 255]."
     return np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((size, size), Image.BOX), dtype=float)
 
-# %% ../nbs/01a_questions.ipynb #58def2fd
+# %% ../nbs/01a_questions.ipynb #83cf28b1
 def flag_colours(
     png: bytes,  # PNG file
 ) -> list[str]:  # Names from `PALETTE`, alphabetical
@@ -56,7 +56,7 @@ def _banded(x, axis):
         return 0
     return (np.abs(x - line).max(2) < 0.15).mean()
 
-# %% ../nbs/01a_questions.ipynb #2e77f767
+# %% ../nbs/01a_questions.ipynb #dfcd0379
 def flag_layout(
     png: bytes,  # PNG file
 ) -> str:  # `horizontal bands`, `vertical bands` or `no bands`
@@ -86,7 +86,7 @@ def looks(
 # %% ../nbs/01a_questions.ipynb #c49af9ff
 WORDINGS = {}  # form of a question -> set (`train`, `extra`, `held_out`) -> wordings
 
-# %% ../nbs/01a_questions.ipynb #22e27580
+# %% ../nbs/01a_questions.ipynb #1bfe5b39
 WORDINGS["country"] = dict(
     train=[
         "Which country does this flag belong to?",
@@ -131,7 +131,7 @@ WORDINGS["country"] = dict(
     held_out=["Whose flag is this?", "Which country's flag is in the picture?"],
 )
 
-# %% ../nbs/01a_questions.ipynb #9f78df95
+# %% ../nbs/01a_questions.ipynb #86c6a7e4
 WORDINGS["picture"] = dict(
     train=[
         "What is the {r} of the country shown?",
@@ -162,7 +162,7 @@ WORDINGS["picture"] = dict(
     held_out=["What is this country's {r}?", "Which {r} belongs to the country of the flag shown?"],
 )
 
-# %% ../nbs/01a_questions.ipynb #264d070f
+# %% ../nbs/01a_questions.ipynb #981c6c63
 WORDINGS["text"] = dict(
     train=[
         "What is the {r} of {x}?",
@@ -193,7 +193,7 @@ WORDINGS["text"] = dict(
     held_out=["What is {x}'s {r}?", "Can you name the {r} that {x} has?", "For the country {x}, what is the {r}?"],
 )
 
-# %% ../nbs/01a_questions.ipynb #1eb0014b
+# %% ../nbs/01a_questions.ipynb #39317027
 WORDINGS["reverse"] = dict(
     train=[
         "Which country has the capital {x}?",
@@ -211,7 +211,7 @@ WORDINGS["reverse"] = dict(
     held_out=["What country is {x} the capital of?"],
 )
 
-# %% ../nbs/01a_questions.ipynb #d0e5b100
+# %% ../nbs/01a_questions.ipynb #645a18de
 WORDINGS["two_hop"] = dict(
     train=[
         "What is the {r} of the country whose capital is {x}?",
@@ -230,7 +230,7 @@ WORDINGS["two_hop"] = dict(
     held_out=["{x} is a capital. What is the {r} of its country?"],
 )
 
-# %% ../nbs/01a_questions.ipynb #9fe788cd
+# %% ../nbs/01a_questions.ipynb #790a3d2e
 WORDINGS["next_door"] = dict(
     train=[
         "What is the {r} of the land neighbour of {x}?",
@@ -270,7 +270,7 @@ WORDINGS["picture_two_doors"] = dict(
     held_out=["What is the {r} of the land neighbour of this country's land neighbour?"],
 )
 
-# %% ../nbs/01a_questions.ipynb #eaa52686
+# %% ../nbs/01a_questions.ipynb #a654fc64
 WORDINGS["colours"] = dict(
     train=[
         "Which colours does this flag have?",
@@ -310,7 +310,7 @@ WORDINGS["layout"] = dict(
     held_out=["What is this flag's layout?"],
 )
 
-# %% ../nbs/01a_questions.ipynb #ff579703
+# %% ../nbs/01a_questions.ipynb #72989095
 WORDINGS["same"] = dict(
     train=[
         "Do both pictures show the same flag?",
@@ -356,7 +356,7 @@ please remind say see take tell that the there think this to what which wonder w
 """
 EMPTY_WORDS = set(_EMPTY.split())
 
-# %% ../nbs/01a_questions.ipynb #cb8787ad
+# %% ../nbs/01a_questions.ipynb #00569344
 def ask(
     form: str,  # Key of `WORDINGS`
     rng: random.Random,  # Source of chance
@@ -395,7 +395,7 @@ def contained(world: World) -> set[str]:  # Codes
 
     return {code for code in names if within_another(code)}
 
-# %% ../nbs/01a_questions.ipynb #6024a42a
+# %% ../nbs/01a_questions.ipynb #a91d7e69
 def edit_names(e: Entity) -> list[str]:
     "All spellings of an entity."
     return [e.name, *e.aliases]

@@ -141,7 +141,7 @@ def emoji_things(
         things[code] = Thing(code=code, name=name, kind="emoji", facts=facts, fact_aliases=aliases)
     return list(things.values())
 
-# %% ../nbs/01b_second_domain.ipynb #c9d3f280
+# %% ../nbs/01b_second_domain.ipynb #e68263b1
 def _react_svg(source):
     "The SVG that a React component draws."
     box = re.search(r"viewBox: '([^']+)'", source)[1]
@@ -207,7 +207,7 @@ def borrowed_pictures(
     np.fill_diagonal(distance, np.inf)
     return {code for code, row in zip(codes, distance) if row.min() < EQUAL_DISTANCE}
 
-# %% ../nbs/01b_second_domain.ipynb #3972f832
+# %% ../nbs/01b_second_domain.ipynb #228371fb
 def draw_things(npm: Path, things: list[Thing]) -> dict[str, str]:  # key `artist/code` -> SVG text
     "All that the artists draw of some things."
     drawn = {}
@@ -290,7 +290,7 @@ SECOND_QUESTIONS = {
     ),
 }  # kind -> relation -> wordings
 
-# %% ../nbs/01b_second_domain.ipynb #721a8a3b
+# %% ../nbs/01b_second_domain.ipynb #520ae390
 def knowledge_of(thing: Thing) -> str:  # Two or three sentences
     "What the facts of a thing say about it."
     name, f = thing.name, thing.facts

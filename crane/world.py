@@ -123,7 +123,7 @@ RELATIONS = {
     "neighbour": "land neighbour",
 }  # relation -> how a question names it
 
-# %% ../nbs/01_world.ipynb #03e6e2e1
+# %% ../nbs/01_world.ipynb #85bb61eb
 class Entity(Record):
     "One country."
 
