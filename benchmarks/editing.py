@@ -2,25 +2,21 @@
 
     .venv/bin/python benchmarks/editing.py [--model pocket] [--n 64] [--at-once 64] [--rounds 3] [--methods 'FT-L,LoRA']
 
-Both sides run in turn in one process, round by round, so that a machine whose speed drifts drifts for both. The ratio of
-each round is printed, and their median. `one at a time` is `run_editor`: enter the editor, ask the edit's probes in one
-batch, score it, restore, go on to the next. `edits alone` leaves out the asking. Edits are of the train split.
+Both sides run in turn in one process, round by round, so that a machine whose speed drifts does so for both. The ratio
+of each round is printed, and their median. `one at a time` is `run_editor`: enter the editor, ask the edit's probes in
+one batch, score it, restore, go on to the next. `edits alone` leaves out the asking. Edits are of the train split.
 """
 
 import argparse
-import os
-import platform
 import random
 
-import torch
-from side_by_side import compare
+from side_by_side import compare, machine
 
 from crane.editors import check_edits, weights_hash
 from crane.failure_modes import hops, three_probes
-from crane.mend import trained
 from crane.model import MLLM, load_mllm
 from crane.questions import counterfactuals
-from crane.running import get_editor, run_editor, run_together, together
+from crane.running import get_editor, run_editor, run_together, together, trained
 from crane.world import World, load_world
 
 
@@ -40,6 +36,29 @@ def alone_together(name, m: MLLM, edits, world: World, n: int, settings) -> list
     return [steps[e.id] for e in edits]
 
 
+def untimed(rows: list[dict]) -> list[dict]:
+    return [{k: v for k, v in r.items() if k not in ("seconds", "took")} for r in rows]
+
+
+def compare_editor(name: str, m: MLLM, edits, probes, world: World, args, settings) -> None:
+    "Both comparisons of one editor."
+
+    def one_by_one():
+        return untimed(run_editor(name, m, edits, probes, world, **settings))
+
+    def at_once():
+        return untimed(run_together(name, m, edits, probes, world, n=args.at_once, **settings))
+
+    compare(
+        f"{name}, edits alone",
+        args.n,
+        args.rounds,
+        lambda: alone_singly(name, m, edits, world, settings),
+        lambda: alone_together(name, m, edits, world, args.at_once, settings),
+    )
+    compare(f"{name}, edits and probes", args.n, args.rounds, one_by_one, at_once)
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--model", default="pocket")
@@ -50,36 +69,19 @@ def main() -> None:
     ap.add_argument("--run", default="pocket", help="whose trained MEND is used")
     args = ap.parse_args()
     world, m = load_world(), load_mllm(args.model)
-    edits = check_edits([e for e in counterfactuals(world, "train", 2 * args.n, 5) if hops(e, world)][: args.n], m)
+    with_hops = [e for e in counterfactuals(world, "train", 2 * args.n, 5) if hops(e, world)]
+    edits = check_edits(with_hops[: args.n], m)
     rng = random.Random(5)
-    probes = [p for e in edits for p in three_probes(e, world, rng)]
+    probes = []
+    for e in edits:
+        probes += three_probes(e, world, rng)
     before = weights_hash(m)
     print(
-        f"{m}, {len(edits)} edits with {len(probes)} probes, {args.at_once} edits at once, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), "
-        f"load {os.getloadavg()[0]:.1f}, torch {torch.__version__} with {torch.get_num_threads()} threads"
+        f"{m}, {len(edits)} edits with {len(probes)} probes, {args.at_once} edits at once, {args.rounds} rounds, "
+        f"{machine()}"
     )
-
-    def rows(f, name, **kw):
-        return [
-            {k: v for k, v in r.items() if k not in ("seconds", "took")} for r in f(name, m, edits, probes, world, **kw)
-        ]
-
     for name in args.methods.split(","):
-        s = trained(args.run).get(name, {})
-        compare(
-            f"{name}, edits alone",
-            args.n,
-            args.rounds,
-            lambda: alone_singly(name, m, edits, world, s),
-            lambda: alone_together(name, m, edits, world, args.at_once, s),
-        )
-        compare(
-            f"{name}, edits and probes",
-            args.n,
-            args.rounds,
-            lambda: rows(run_editor, name, **s),
-            lambda: rows(run_together, name, n=args.at_once, **s),
-        )
+        compare_editor(name, m, edits, probes, world, args, trained(args.run).get(name, {}))
     assert weights_hash(m) == before
 
 

@@ -1,11 +1,13 @@
-"""What a library of edits costs over bare FAISS: search, memory, approximate indexes, adding. (Beside an edit of weights: table T7.)
+"""What a library of edits costs over bare FAISS: search, memory, approximate indexes, adding.
 
-    .venv/bin/python benchmarks/retrieval.py [--sizes 1000,10000,100000,1000000] [--tables search,memory,recall,adding] [--rounds 7]
+    .venv/bin/python benchmarks/retrieval.py [--sizes 1000,10000,100000,1000000]
+                                             [--tables search,memory,recall,adding] [--rounds 7]
 
-Edits are made up, each about another subject, with names, questions and aliases as long as real ones; vectors are made
-up, too: 128 numbers in 1,000 clusters, drawn from a key's number. Both sides of a ratio run in turn in one process, round
-by round, so that a machine whose speed drifts drifts for both: the median of the rounds is printed, and the least and the
-greatest. Memory is that of fresh processes. Libraries are built through `DualLibrary.add`, 50,000 edits at a time.
+Edits are made up, each about another subject, with names, questions and aliases as long as real ones. Vectors are made
+up too: 128 numbers in 1,000 clusters, drawn from a key's number. Both sides of a ratio run in turn in one process,
+round by round, so that a machine whose speed drifts does so for both; printed are the median, least and greatest of the
+rounds. Memory is that of fresh processes. Libraries are built through `DualLibrary.add`, 50,000 edits at a time. What
+an edit of weights costs stands beside it in table T7.
 """
 
 import argparse
@@ -31,8 +33,9 @@ from PIL import Image
 from side_by_side import clocked
 
 from crane.core import Edit
-from crane.library import MODALITIES, DualLibrary
+from crane.library import MODALITIES
 from crane.model import Prompt
+from crane.retrieval import DualLibrary
 from crane.search import unit
 
 DIM, BLOCK, STRANGER = 128, 1024, 50_000_000  # Numbers from `STRANGER` on are of subjects that no library holds
@@ -219,7 +222,10 @@ def search(folders: dict, rounds: int) -> None:
         "Search",
         ["modality", "N", "batch", "FAISS, ms", "library, ms", "library / FAISS, new questions", "asked again"],
         rows,
-        "FAISS: `IndexFlatIP.search(queries, 1)` of the same index; library: `DualLibrary.retrieve`, vectors known. Half of the questions are about stored subjects, in other words or by another picture; half about strangers. A round is the median of 16 questions or 4 batches, one side right after the other; given is the median of the rounds (least–greatest).",
+        "FAISS: `IndexFlatIP.search(queries, 1)` of the same index; library: `DualLibrary.retrieve`, vectors known. "
+        "Half of the questions are about stored subjects, in other words or by another picture; half about strangers. "
+        "A round is the median of 16 questions or 4 batches, one side right after the other; given is the median of "
+        "the rounds (least–greatest).",
     )
 
 
@@ -295,7 +301,10 @@ def memory(folders: dict, rounds: int) -> None:
     for (modality, n), folder in folders.items():
         a, b = fresh(opened, modality, folder, n), fresh(bare, modality, n)
         raw = 4 * DIM * n
-        per = lambda x: f"{x / raw:.3f}"
+
+        def per(x, raw=raw):
+            return f"{x / raw:.3f}"
+
         rows.append(
             [
                 modality,
@@ -333,7 +342,8 @@ def memory(folders: dict, rounds: int) -> None:
             "on disk",
         ],
         rows,
-        "Growth of resident memory of a fresh process, after a library of 100 edits was opened, asked and let go; pages of files are the part that the system can take back. On disk: without pictures.",
+        "Growth of resident memory of a fresh process, after a library of 100 edits was opened, asked and let go; "
+        "pages of files are the part that the system can take back. On disk: without pictures.",
     )
 
 
@@ -341,7 +351,9 @@ def memory(folders: dict, rounds: int) -> None:
 
 
 def recall(folders: dict, rounds: int) -> None:
-    "Rows of the exact index that an approximate one finds, and its time over the exact one's; half of the queries are strangers."
+    """Rows of the exact index that an approximate one finds, and its time over the exact one's; half of the queries
+    are strangers.
+    """
     rows = []
     for (modality, n), folder in folders.items():
         if modality != "visual" or not 10**4 <= n <= 10**5:
@@ -355,7 +367,7 @@ def recall(folders: dict, rounds: int) -> None:
             "visual", [asked("visual", int(rng.integers(n)) + STRANGER * (j % 2)).image for j in range(256)]
         )
         exact = [r[:10].tolist() for r, _ in libs["flat"].visual.nominate(q, 10)]
-        for row, (kind, lib) in zip(rows[-3:], libs.items()):
+        for row, lib in zip(rows[-3:], libs.values()):
             near = [r[:10].tolist() for r, _ in lib.visual.nominate(q, 10)]
             row += [
                 f"{np.mean([a[0] in b[:1] for a, b in zip(exact, near)]):.3f}",
@@ -392,7 +404,10 @@ def adding(folders: dict, rounds: int) -> None:
                     one = [clocked(lambda i=i: lib.add([made_up("visual", n + i)]))[0] for i in range(20)]
                     took["open"] = clocked(lambda: DualLibrary(MadeUp(), folder=tmp))[0]
         raw = clocked(lambda: faiss.IndexFlatIP(DIM).add(v))[0]
-        per = lambda x: f"{1e6 * x / n:.0f}"
+
+        def per(x, n=n):
+            return f"{1e6 * x / n:.0f}"
+
         rows.append(
             [
                 f"{n:,}",
@@ -435,7 +450,9 @@ def main() -> None:
     if args.threads:
         faiss.omp_set_num_threads(args.threads)
     print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, FAISS {faiss.__version__} with {faiss.omp_get_max_threads()} threads, torch {torch.__version__} with {torch.get_num_threads()}, load {os.getloadavg()[0]:.1f}; vectors of {DIM} numbers, {args.rounds} rounds"
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, FAISS {faiss.__version__} with "
+        f"{faiss.omp_get_max_threads()} threads, torch {torch.__version__} with {torch.get_num_threads()}, load "
+        f"{os.getloadavg()[0]:.1f}; vectors of {DIM} numbers, {args.rounds} rounds"
     )
     with tempfile.TemporaryDirectory() as tmp:
         folders = {

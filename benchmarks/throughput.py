@@ -1,18 +1,17 @@
-"""Probes per second, batched against one at a time: generation and teacher-forced scoring of the same probes, with the same outputs.
+"""Probes per second, batched against one at a time: generation and teacher-forced scoring, with the same outputs.
 
     .venv/bin/python benchmarks/throughput.py [--model pocket] [--n 192] [--rounds 3]
 
-Both sides run in turn in one process, round by round, so that a machine whose speed drifts drifts for both. The ratio of
-each round is printed, and their median. `one at a time` is what the public editing code does: build one prompt, call
+Both sides run in turn in one process, round by round, so that a machine whose speed drifts does so for both. The ratio
+of each round is printed, and their median. `one at a time` is what the public editing code does: build one prompt, call
 `generate` (or the forward pass) on it, go on to the next.
 """
 
 import argparse
-import os
-import platform
+from itertools import chain
 
 import torch
-from side_by_side import compare
+from side_by_side import compare, machine
 
 from crane.model import MLLM, Prompt, answer, encode, load_mllm, opening, plain_text, teacher_forced
 from crane.pocket import SKILLS, Lessons
@@ -42,6 +41,10 @@ def score_singly(m: MLLM, prompts: list[Prompt], targets: list[str], world: Worl
     return res
 
 
+def some(draw, n: int) -> list:
+    return [draw() for _ in range(n)]
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("--model", default="pocket")
@@ -50,14 +53,12 @@ def main() -> None:
     args = ap.parse_args()
     world, m = load_world(), load_mllm(args.model)
     lessons = Lessons(world, 77, held_out_wording=True)
-    drawn = [getattr(lessons, k)() for k in SKILLS for _ in range(-(-args.n // len(SKILLS)))][
-        : args.n
-    ]  # every skill alike: with no, one and more pictures
+    # every skill alike: with no, one and more pictures
+    each = -(-args.n // len(SKILLS))
+    drawn = list(chain.from_iterable(some(getattr(lessons, skill), each) for skill in SKILLS))[: args.n]
     prompts = [p for p, _ in drawn]
     targets = [r.split("<answer>")[1].removesuffix("</answer>") for _, r in drawn]
-    print(
-        f"{m}, {len(prompts)} probes, {args.rounds} rounds, {os.cpu_count()} cores ({platform.processor() or platform.machine()}), torch {torch.__version__} with {torch.get_num_threads()} threads, batch size 64"
-    )
+    print(f"{m}, {len(prompts)} probes, {args.rounds} rounds, batch size 64, {machine()}")
     said = dict(once="batched", what="outputs")
     compare(
         "generation",

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .benchmark import load_benchmark
     from .core import Edit, Probe
     from .evaluation import judge
-    from .library import DualLibrary
+    from .retrieval import DualLibrary
     from .model import load_mllm
     from .protocol import evaluate
     from .public_formats import load_public
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "Crane": "routing",
-    "DualLibrary": "library",
+    "DualLibrary": "retrieval",  # where its searches are defined
     "EDITORS": "running",
     "Edit": "core",
     "Probe": "core",
@@ -31,7 +31,18 @@ _WHERE = {
     "load_mllm": "model",
     "load_public": "public_formats",
 }
-__all__ = list(_WHERE)
+__all__ = [
+    "EDITORS",
+    "Crane",
+    "DualLibrary",
+    "Edit",
+    "Probe",
+    "evaluate",
+    "judge",
+    "load_benchmark",
+    "load_mllm",
+    "load_public",
+]
 
 
 def __getattr__(name):

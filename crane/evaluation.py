@@ -28,7 +28,7 @@ from .search import Encoder
 from .second_domain import KnowledgeText, knowledge_texts
 from .world import World, shown_in
 
-# %% ../nbs/09_evaluation.ipynb #d464d3f9
+# %% ../nbs/09_evaluation.ipynb #f61fe1e4
 def fill(
     lib: DualLibrary,
     edits: list[Edit],
@@ -59,7 +59,7 @@ def asked(probes: list[Probe]) -> list[Prompt]:
     "Probes as plain prompts, without a note."
     return [Prompt(p.question, p.image) for p in probes]
 
-# %% ../nbs/09_evaluation.ipynb #de1e7d04
+# %% ../nbs/09_evaluation.ipynb #ca1a27bf
 @dataclass(frozen=True)
 class Forced:
     "A prompt and the target to force after it."
@@ -170,7 +170,7 @@ def independence(
         rule = "drift: another answer"
     return dict(EI=not drift and not leak, drift=drift, leak=leak, rule=rule)
 
-# %% ../nbs/09_evaluation.ipynb #2322b531
+# %% ../nbs/09_evaluation.ipynb #5200ee35
 def judge(
     completion: str | Trace,  # As generated, or parsed
     probe: Probe,  # What was asked
@@ -249,7 +249,7 @@ def forced_rows(method: str, edit: Edit, probes: list[Probe], forcing: Forcing) 
         res += [about_probe(method, p) | dict(theirs=x) for p, x in zip(mine, theirs)]
     return res
 
-# %% ../nbs/09_evaluation.ipynb #ac30a0ba
+# %% ../nbs/09_evaluation.ipynb #f6957e1e
 def forced_editor(name: str, m: MLLM, edits: list[Edit], probes: list[Probe], world: World, **settings) -> list[dict]:
     "Their numbers for an editor, one edit at a time."
     outside = [p for p in probes if "locality" in p.kind]
@@ -457,7 +457,7 @@ def ood_questions(
         res += [Question(name, p) for p in mine[:n]]
     return res
 
-# %% ../nbs/09_evaluation.ipynb #3d6873b9
+# %% ../nbs/09_evaluation.ipynb #b3815973
 def thing_edit(thing: str, second: World, image: str) -> Edit:
     "A thing of the second domain as an edit, so that a library can find its picture."
     name = second[thing].name
@@ -486,7 +486,7 @@ def ood_library(
     lib.add([thing_edit(thing, second, k.image) for thing, k in of.items()])
     return lib, {thing: Note(k.knowledge, k.image) for thing, k in of.items()}
 
-# %% ../nbs/09_evaluation.ipynb #b93cfa32
+# %% ../nbs/09_evaluation.ipynb #661c20e4
 def ood_rows(
     method: str,
     m: MLLM,
@@ -549,7 +549,7 @@ def yes_or_no(text: str) -> bool | None:  # None where it says neither
     words = [w for w in normalize(text).split() if w in ("yes", "no")]
     return words[0] == "yes" if words else None
 
-# %% ../nbs/09_evaluation.ipynb #27340e38
+# %% ../nbs/09_evaluation.ipynb #2b54f76d
 def second_opinion(
     scored: list[dict],  # Judged rows
     probes: list[Probe],

@@ -1,4 +1,4 @@
-"The weight editors: restored whatever happens, bad edits refused, many at once equal to one by one, sequences that leave nothing behind."
+"Weight editors are restored whatever happens, refuse bad edits, leave nothing of a sequence, and learn many at once."
 
 import os
 import subprocess
@@ -19,26 +19,26 @@ from crane.editors import (
     encoded,
     last_mlp,
     projector,
+    read_tensors,
     restored,
     row_losses,
     targets,
+    write_tensors,
 )
 from crane.mend import (
     Mend,
+    changes,
     factors,
     hooked,
     load_mend,
     low_rank,
     mend_layers,
     new_mend,
-    read_tensors,
     save_mend,
     train_mend,
-    write_tensors,
 )
 from crane.model import Prompt, answer, answer_batch, encode, load_mllm
 from crane.questions import counterfactuals
-from crane.retrieval import changes
 from crane.running import (
     EDITORS,
     TOGETHER,
@@ -67,9 +67,8 @@ def world():
 def m():
     m = load_mllm()
     w = load_world()
-    answer(
-        m, [edit_prompt(counterfactuals(w, "train", 1)[0])], w, max_new_tokens=2
-    )  # transformers puts its own attributes and hooks in place at the first call
+    # transformers puts its own attributes and hooks in place at the first call
+    answer(m, [edit_prompt(counterfactuals(w, "train", 1)[0])], w, max_new_tokens=2)
     return m
 
 
@@ -119,13 +118,9 @@ def enter(name, m, edit, world, net):
 def test_an_edit_changes_the_weights_and_then_nothing(m, world, edits, net, name):
     before = state_of(m)
     with EDITORS[name](m, edits[0], world, **given(name, net)) as ed:
-        assert (
-            state_of(m)[0] != before[0]
-            and ed.steps > 0
-            and ed.touched > 0
-            and ed.stored == 4 * ed.touched
-            and ed.seconds > 0
-        )
+        assert state_of(m).weights != before.weights
+        assert ed.steps > 0 and ed.seconds > 0
+        assert ed.touched > 0 and ed.stored == 4 * ed.touched
     assert state_of(m) == before
 
 
@@ -136,20 +131,23 @@ def test_restored_when_broken_in_training_or_in_use(m, world, edits, net, name, 
     before = state_of(m)
     if name == "MEND" and at == 2:
         pytest.skip("MEND passes once")
-    with pytest.raises(error), breaking(m, error() if at else None, at or 0):
-        with EDITORS[name](m, edits[0], world, **given(name, net)):
-            raise error
+    edited = EDITORS[name](m, edits[0], world, **given(name, net))
+    with pytest.raises(error), breaking(m, error() if at else None, at or 0), edited:
+        raise error
     assert state_of(m) == before
 
 
 @pytest.mark.parametrize("name", list(TOGETHER))
 @pytest.mark.parametrize("at", [1, None])
 def test_many_at_once_are_restored_when_interrupted(m, world, edits, net, name, at):
+    def use(several):
+        with several as t, t.under([0, 1, 2]):
+            raise KeyboardInterrupt
+
     before = state_of(m)
+    several = together(name, m, edits[:3], world, **given(name, net))
     with pytest.raises(KeyboardInterrupt), breaking(m, KeyboardInterrupt() if at else None, at or 0):
-        with together(name, m, edits[:3], world, **given(name, net)) as t:
-            with t.under([0, 1, 2]):
-                raise KeyboardInterrupt
+        use(several)
     assert state_of(m) == before
 
 
@@ -165,11 +163,12 @@ def test_lora_is_restored_when_peft_is_interrupted_while_it_puts_adapters_in(m, 
             raise KeyboardInterrupt
         return made(*a, **k)
 
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
     monkeypatch.setattr(LoraModel, "_create_new_module", staticmethod(broken if calls < 9 else made))
     if calls == 9:
-        monkeypatch.setattr(
-            LoraModel, "merge_and_unload", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()), raising=False
-        )
+        monkeypatch.setattr(LoraModel, "merge_and_unload", interrupted, raising=False)
     before = state_of(m)
     with pytest.raises(KeyboardInterrupt):
         enter("LoRA", m, edits[0], world, None)
@@ -217,7 +216,7 @@ def test_a_sequence_keeps_edits_until_it_ends(m, world, edits, net, name, error)
 
     def use():
         with sequence(name, m, edits[:2], world, **given(name, net)) as ed:
-            both = state_of(m)[0]
+            both = state_of(m).weights
             if error:
                 raise error
         return ed, both
@@ -228,8 +227,9 @@ def test_a_sequence_keeps_edits_until_it_ends(m, world, edits, net, name, error)
     else:
         ed, both = use()
         with EDITORS[name](m, edits[0], world, **given(name, net)) as first:
-            one = state_of(m)[0]
-        assert ed.steps >= first.steps and (name == "IKE" or len({before[0], one, both}) == 3)
+            one = state_of(m).weights
+        assert ed.steps >= first.steps
+        assert name == "IKE" or len({before.weights, one, both}) == 3
         if name == "IKE":
             assert len(ed.rewrite(edit_prompt(edits[0])).notes) == 2
         if name == "LoRA chain":
@@ -241,9 +241,9 @@ def test_a_sequence_keeps_edits_until_it_ends(m, world, edits, net, name, error)
 
 def test_a_sequence_of_one_is_the_single_edit(m, world, edits):
     with sequence("FT-L", m, edits[:1], world):
-        a = state_of(m)[0]
+        a = state_of(m).weights
     with EDITORS["FT-L"](m, edits[0], world):
-        assert state_of(m)[0] == a
+        assert state_of(m).weights == a
 
 
 def test_many_edits_in_one_model_are_asked_together(m, world, edits):
@@ -251,22 +251,18 @@ def test_many_edits_in_one_model_are_asked_together(m, world, edits):
     lot = edits[:3]
     probes = probes_of(lot)
     rows = run_sequence("FT-L chain", m, lot, probes, world)
-    assert (
-        [r["probe_id"] for r in rows] == [p.id for p in probes]
-        and {r["held"] for r in rows} == {3}
-        and state_of(m) == before
-    )
+    assert [r["probe_id"] for r in rows] == [p.id for p in probes]
+    assert {r["held"] for r in rows} == {3}
+    assert state_of(m) == before
     with sequence("FT-L chain", m, lot, world) as ed:
-        assert [r["text"] for r in rows] == [
-            c.text for c in ed.ask([Prompt(p.question, p.image) for p in probes], world)
-        ]
+        said = ed.ask([Prompt(p.question, p.image) for p in probes], world)
+    assert [r["text"] for r in rows] == [c.text for c in said]
 
 
 def test_a_sequence_refuses_to_undo_itself(m, world, edits):
     again = edits[0].model_copy(update=dict(id="again", target_new="Peru"))
     with pytest.raises(CraneError, match="'again', field 'question'.*the later would undo the earlier"):
-        with sequence("FT-L", m, [edits[0], again], world):
-            pass
+        sequence("FT-L", m, [edits[0], again], world)
 
 
 # --- bad edits ------------------------------------------------------------------------------------
@@ -327,17 +323,16 @@ def test_a_learning_rate_that_explodes_is_named(m, world, edits):
     before = state_of(m)
     with pytest.raises(CraneError, match="lower lr"), EDITORS["FT-L"](m, edits[0], world, lr=1e30):
         pass
-    with pytest.raises(CraneError, match=repr(edits[0].id) + ".*lower lr"):
-        with together("FT-L", m, edits[:1], world, lr=1e30):
-            pass
+    says = repr(edits[0].id) + ".*lower lr"
+    with pytest.raises(CraneError, match=says), together("FT-L", m, edits[:1], world, lr=1e30):
+        pass
     assert state_of(m) == before
 
 
 def test_the_pools_of_parameters(m):
     n = {f: sum(p.numel() for p in f(m)) for f in (last_mlp, projector, attention, all_weights)}
-    assert n[all_weights] == sum(p.numel() for p in m.model.parameters()) and all(
-        0 < n[f] < n[all_weights] for f in (last_mlp, projector, attention)
-    )
+    assert n[all_weights] == sum(p.numel() for p in m.model.parameters())
+    assert all(0 < n[f] < n[all_weights] for f in (last_mlp, projector, attention))
     headless = type("M", (), dict(name="none", model=torch.nn.Linear(2, 2)))
     with pytest.raises(CraneError, match="use FT-L or LoRA"):
         projector(headless)
@@ -351,7 +346,8 @@ def test_chains_end_in_the_target_and_are_well_formed(m, world, edits, textual):
 
     for e, r in zip([*edits, textual], targets(m, [*edits, textual], world, True)):
         t = parse_trace(r)
-        assert t.well_formed and t.answer == e.target_new and e.target_new in t.think and e.target_old not in r
+        assert t.well_formed and t.answer == e.target_new
+        assert e.target_new in t.think and e.target_old not in r
 
 
 # --- MEND -----------------------------------------------------------------------------------------
@@ -373,40 +369,40 @@ def test_mend_by_hand():
     net = Mend({"w": (2, 1)}, rank=1, edit_lr=0.5)
     net.norm_2x1.copy_(torch.tensor([[1.0, 1.0, 1.0], [2.0, 2.0, 2.0]]))
     u, d = net("w", torch.tensor([[[3.0, 5.0]]]), torch.tensor([[[7.0]]]))
-    assert torch.allclose(u, torch.tensor([[[1.0, 2.0]]]), atol=1e-4) and torch.allclose(
-        d, torch.tensor([[[-0.5 * 3]]]), atol=1e-4
-    )
+    assert torch.allclose(u, torch.tensor([[[1.0, 2.0]]]), atol=1e-4)
+    assert torch.allclose(d, torch.tensor([[[-0.5 * 3]]]), atol=1e-4)
     assert torch.allclose(d[0].T @ u[0], torch.tensor([[-1.5, -3.0]]), atol=1e-3)
-    assert (
-        net("w", torch.ones(1, 2, 2), torch.zeros(1, 2, 1))[1].abs().max() == 0
-    )  # tokens without gradient change nothing
+    _, without_gradient = net("w", torch.ones(1, 2, 2), torch.zeros(1, 2, 1))
+    assert without_gradient.abs().max() == 0
 
 
 def test_mend_networks_are_shared_by_shape_and_told_apart_by_scale():
     net = Mend({"a": (3, 5), "b": (3, 5), "c": (5, 3)}, rank=2)
-    assert (
-        set(net.nets) == {"3x5", "5x3"}
-        and net.nets["3x5"][0].scale.shape == (2, 8)
-        and net.nets["5x3"][0].scale.shape == (1, 8)
-        and net.steps.shape == (3,)
-    )
+    assert set(net.nets) == {"3x5", "5x3"}
+    assert net.nets["3x5"][0].scale.shape == (2, 8) and net.nets["5x3"][0].scale.shape == (1, 8)
+    assert net.steps.shape == (3,)
     with torch.no_grad():
-        for l in net.nets["3x5"]:
-            l.u.normal_()
-            l.scale[1] = 0
+        for part in net.nets["3x5"]:
+            part.u.normal_()
+            part.scale[1] = 0
     u, d = torch.randn(1, 4, 3), torch.randn(1, 4, 5)
-    assert not torch.allclose(net("a", u, d)[0], u) and torch.allclose(net("b", u, d)[0], u, atol=1e-5)
+    assert not torch.allclose(net("a", u, d)[0], u)
+    assert torch.allclose(net("b", u, d)[0], u, atol=1e-5)
 
 
 def test_training_mend_lowers_its_loss_and_leaves_the_model_alone(m, world, tmp_path):
     before = state_of(m)
     train = counterfactuals(world, "train", 12, 0)
     net, losses = train_mend(m, train, world, 24, batch=4, seed=0)
-    assert state_of(m) == before and sum(a for a, _ in losses[-4:]) < sum(a for a, _ in losses[:4])
+    assert state_of(m) == before
+    assert sum(a for a, _ in losses[-4:]) < sum(a for a, _ in losses[:4])
     again = load_mend(save_mend(net, m, tmp_path / "mend.safetensors"), m)
-    for (a, b), (c, d) in zip(changes(net, m, train[:2], world).values(), changes(again, m, train[:2], world).values()):
+    made, read = (changes(n, m, train[:2], world).values() for n in (net, again))
+    for (a, b), (c, d) in zip(made, read):
         assert torch.equal(a, c) and torch.equal(b, d)
-    assert train_mend(m, train, world, 2, batch=4, seed=0)[1] == train_mend(m, train, world, 2, batch=4, seed=0)[1]
+    _, once = train_mend(m, train, world, 2, batch=4, seed=0)
+    _, twice = train_mend(m, train, world, 2, batch=4, seed=0)
+    assert once == twice
 
 
 def test_mend_needs_enough_edits(m, world):
@@ -434,32 +430,24 @@ def test_mend_of_another_model_is_refused(m, world, net, edits, tmp_path):
 
 def probes_of(edits):
     "Unequal numbers of probes, in pictures and in words."
-
-    def probe(e, i, kind, question, image):
-        return Probe(
-            id=f"{e.id}/{i}",
-            edit_id=e.id,
-            kind=kind,
-            question=question,
-            image=image,
-            answer=e.target_new,
-            edit_names=[e.target_new],
-        )
-
-    return [
-        p
-        for j, e in enumerate(edits)
-        for p in [
-            probe(e, 0, "exact", e.question, e.image),
-            probe(e, 1, "image_rephrase", e.question, f"twemoji/{e.subject}"),
-            probe(e, 2, "text_locality", f"What is the currency of {e.subject_name}?", None),
-        ][: 1 + j % 3]
-    ]
+    probes = []
+    for j, e in enumerate(edits):
+        asked = [
+            ("exact", e.question, e.image),
+            ("image_rephrase", e.question, f"twemoji/{e.subject}"),
+            ("text_locality", f"What is the currency of {e.subject_name}?", None),
+        ]
+        for i, (kind, question, image) in enumerate(asked[: 1 + j % 3]):
+            about = dict(edit_id=e.id, answer=e.target_new, edit_names=[e.target_new])
+            probes.append(Probe(id=f"{e.id}/{i}", kind=kind, question=question, image=image, **about))
+    return probes
 
 
 def same_rows(xs, ys):
-    drop = lambda rows: [{k: v for k, v in r.items() if k not in ("seconds", "took")} for r in rows]
-    return drop(xs) == drop(ys)
+    def untimed(rows):
+        return [{k: v for k, v in r.items() if k not in ("seconds", "took")} for r in rows]
+
+    return untimed(xs) == untimed(ys)
 
 
 @pytest.mark.parametrize("name", [*TOGETHER, "IKE", "base", "FT-V"])
@@ -467,9 +455,8 @@ def test_many_at_once_give_the_rows_of_one_by_one(m, world, edits, textual, net,
     lot = edits if name == "FT-V" else [*edits[:3], textual, *edits[3:]]
     s = given(name, net) | (dict(steps=3) if name == "FT-V" else {})
     one = run_editor(name, m, lot, probes_of(lot), world, **s)
-    assert same_rows(run_together(name, m, lot, probes_of(lot), world, **s), one) and same_rows(
-        run_together(name, m, lot, probes_of(lot), world, n=3, **s), one
-    )
+    assert same_rows(run_together(name, m, lot, probes_of(lot), world, **s), one)
+    assert same_rows(run_together(name, m, lot, probes_of(lot), world, n=3, **s), one)
 
 
 def test_the_parameters_are_those_of_one_by_one(m, world, edits):
@@ -477,12 +464,12 @@ def test_the_parameters_are_those_of_one_by_one(m, world, edits):
     with together("FT-L", m, edits, world) as t:
         taken = [e.steps for e in t.edited]
     with restored(m, []):
-        kept, params = TOGETHER["FT-L"](m, edits, world)[1:3]
+        learnt = TOGETHER["FT-L"](m, edits, world)
     base = [p.detach().clone() for p in last_mlp(m)]
     for i, e in enumerate(edits):
         with EDITORS["FT-L"](m, e, world) as ed:
-            assert ed.steps == taken[i] and (ed.touched, ed.stored) == (kept["touched"], kept["stored"])
-            for own, p, b in zip(params, last_mlp(m), base):
+            assert ed.steps == taken[i] and dict(touched=ed.touched, stored=ed.stored) == learnt.size
+            for own, p, b in zip(learnt.params, last_mlp(m), base):
                 assert (own[i] - p).abs().mean() < 1e-5 * (p - b).abs().mean()
 
 
@@ -490,15 +477,16 @@ def test_adapters_are_those_of_peft(m, world, edits):
     before = state_of(m)
     base = {n: p.detach().clone() for n, p in m.model.named_parameters()}
     with restored(m, []):
-        taken, kept, params, _ = TOGETHER["LoRA"](m, edits[:3], world)
+        learnt = TOGETHER["LoRA"](m, edits[:3], world)
+    params = learnt.params
     for i, e in enumerate(edits[:3]):
         with EDITORS["LoRA"](m, e, world) as ed:
-            assert ed.steps == taken[i] and (ed.touched, ed.stored) == (kept["touched"], kept["stored"])
+            assert ed.steps == learnt.steps[i] and dict(touched=ed.touched, stored=ed.stored) == learnt.size
             changed = [(n, p - base[n]) for n, p in m.model.named_parameters() if not torch.equal(p, base[n])]
             assert len(changed) == len(params) // 2
             for (n, delta), a, b in zip(changed, params[::2], params[1::2]):
                 assert torch.allclose(delta, 2 * (a[i] @ b[i]).T, atol=2e-4), n
-    assert state_of(m)[0] == before[0]
+    assert state_of(m).weights == before.weights
 
 
 def test_rows_are_under_their_own_edit_in_any_order(m, world, edits):
@@ -515,10 +503,8 @@ def test_rows_are_padded_on_the_left_only(m, world, edits):
     prompts = [edit_prompt(edits[0]), Prompt("Capital of Peru?"), edit_prompt(edits[1])]
     says = ["Oslo", "A much longer answer than the others have", "Bosnia and Herzegovina"]
     loose, enc = encode(m, prompts, world, says), encoded(m, prompts, says, world)
-    assert (
-        enc["input_ids"].shape[1] == loose["attention_mask"].sum(1).max() < loose["input_ids"].shape[1]
-        and enc["attention_mask"][:, -1].all()
-    )
+    assert enc["input_ids"].shape[1] == loose["attention_mask"].sum(1).max() < loose["input_ids"].shape[1]
+    assert enc["attention_mask"][:, -1].all()
     for k in ("input_ids", "labels"):
         for a, ma, b, mb in zip(loose[k], loose["attention_mask"], enc[k], enc["attention_mask"]):
             assert a[ma == 1].tolist() == b[mb == 1].tolist()
@@ -534,9 +520,8 @@ def test_hooks_are_linear_algebra():
     with hooked({layer: low_rank(lo, hi, 3.0)}):
         z = layer(x)
     for r in range(6):
-        assert torch.allclose(y[r], x[r] @ w[r // 3].T + b[r // 3], atol=1e-5) and torch.allclose(
-            z[r], layer(x[r]) + 3 * x[r] @ lo[r // 3] @ hi[r // 3], atol=1e-5
-        )
+        assert torch.allclose(y[r], x[r] @ w[r // 3].T + b[r // 3], atol=1e-5)
+        assert torch.allclose(z[r], layer(x[r]) + 3 * x[r] @ lo[r // 3] @ hi[r // 3], atol=1e-5)
     assert not layer._forward_hooks
 
 
@@ -556,9 +541,11 @@ def test_fit_together_is_adam_for_each(seed):
     g = torch.Generator().manual_seed(seed)
     goal, scale = torch.rand(7, 3, generator=g) * 3, torch.rand(7, 3, generator=g) + 0.5
     params = [torch.zeros(7, 3)]
-    taken = fit_together(
-        lambda rows, own: (scale[rows] * (own[0] - goal[rows]).square()).sum(1), params, 60, 0.1, stop=0.05
-    )
+
+    def losses(rows, own):
+        return (scale[rows] * (own[0] - goal[rows]).square()).sum(1)
+
+    taken = fit_together(losses, params, 60, 0.1, stop=0.05)
     for i in range(7):
         p = torch.zeros(3, requires_grad=True)
         opt = torch.optim.Adam([p], lr=0.1)
@@ -586,7 +573,7 @@ def test_editors_are_tied_to_no_family(other, world, edits, name):
     answer(other, [edit_prompt(edits[0])], world, max_new_tokens=2)
     before = state_of(other)
     with EDITORS[name](other, edits[0], world, steps=2) as ed:
-        assert ed.steps == 2 and state_of(other)[0] != before[0]
+        assert ed.steps == 2 and state_of(other).weights != before.weights
     assert state_of(other) == before
     if name in TOGETHER:
         lot = edits[:3]
@@ -608,14 +595,13 @@ def test_a_fact_of_the_country_shown_can_be_edited(m, world, textual, edits, nam
     )
     before = state_of(m)
     with EDITORS[name](m, shown, world) as ed:
-        tf = ed.forced([edit_prompt(shown)], ["Oslo"], world)[0][0]
+        tf, _ = ed.forced([edit_prompt(shown)], ["Oslo"], world)[0]
         said = ed.ask([edit_prompt(shown)], world)[0]
-    assert state_of(m) == before and (name in ("LoRA chain", "IKE-0") or tf > 0.6)
+    assert state_of(m) == before
+    assert name in ("LoRA chain", "IKE-0") or tf > 0.6
     if name == "LoRA chain":
-        assert (
-            said.text.replace("> ", ">")
-            == "<think>The flag is that of Peru. The capital of Peru is Oslo.</think><answer>Oslo</answer>"
-        )
+        chain = "<think>The flag is that of Peru. The capital of Peru is Oslo.</think><answer>Oslo</answer>"
+        assert said.text.replace("> ", ">") == chain
     if name == "IKE-0":
         assert ed.rewrite(edit_prompt(shown)).notes[0].text == "The capital of the country of this flag is Oslo."
 
@@ -628,34 +614,33 @@ def test_the_note_of_another_data_set_says_question_and_target(edits):
 # --- files ----------------------------------------------------------------------------------------
 
 MEND_TO = """import sys
-from crane.editors import new_mend, save_mend, write_tensors
+from crane.mend import new_mend, save_mend
 from crane.model import load_mllm
-from crane.world import counterfactuals, load_world
+from crane.questions import counterfactuals
+from crane.world import load_world
 m, world = load_mllm(), load_world()
 save_mend(new_mend(m, counterfactuals(world, 'train', 4), world), m, sys.argv[1])"""
 
 
 def test_the_files_of_two_processes_are_the_same(tmp_path):
-    files = [
-        tmp_path / f"{seed}.safetensors" for seed in ("0", "5")
-    ]  # the names of MEND's networks stand in another order in a set of each
+    # with each of these seeds a set of the names of MEND's networks is in another order
+    files = [tmp_path / f"{seed}.safetensors" for seed in ("0", "5")]
     for f in files:
         subprocess.run([sys.executable, "-c", MEND_TO, f], env=os.environ | dict(PYTHONHASHSEED=f.stem), check=True)
     assert len({f.read_bytes() for f in files}) == 1
 
 
 def test_a_file_of_tensors_has_one_form_and_says_what_it_is(tmp_path):
-    tensors, about = (
-        {k: torch.full((2,), float(i)) for i, k in enumerate("bca")},
-        dict(steps=3, chain=True, model="x", shapes={"a": [1, 2]}),
-    )
+    tensors = {k: torch.full((2,), float(i)) for i, k in enumerate("bca")}
+    about = dict(steps=3, chain=True, model="x", shapes={"a": [1, 2]})
     files = [
         write_tensors(tmp_path / f"{i}.safetensors", {k: tensors[k] for k in order}, about)
         for i, order in enumerate(("abc", "cba", "bca", "cab") * 3)
     ]
     assert len({f.read_bytes() for f in files}) == 1
     said, read = read_tensors(files[0])
-    assert said == about and sorted(read) == ["a", "b", "c"] and all(torch.equal(read[k], tensors[k]) for k in read)
+    assert said == about and sorted(read) == ["a", "b", "c"]
+    assert all(torch.equal(read[k], tensors[k]) for k in read)
     from safetensors.torch import save_file
 
     save_file(tensors, tmp_path / "other.safetensors", metadata=dict(model="x", steps="3"))  # of another program

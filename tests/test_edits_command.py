@@ -67,7 +67,7 @@ def test_a_library_is_begun_listed_searched_changed_and_undone(crane, tmp_path):
     open_image(f"{EDIT_ARTIST}/PE", load_world()).save(tmp_path / "peru.png")
     mine = write_jsonl(tmp_path / "mine.jsonl", [textual(), visual("peru.png")])
     assert "the library holds 2" in crane("add", mine, "--source", "my desk").stdout
-    assert [l.split("  ")[0] for l in crane("list").stdout.splitlines()] == ["peru", "flag"]
+    assert [line.split("  ")[0] for line in crane("list").stdout.splitlines()] == ["peru", "flag"]
     shown = json.loads(crane("show", "flag").stdout)
     assert (shown["source"], shown["revision"], shown["edit"]["target_new"]) == ("my desk", 1, "Japan") and Path(
         shown["edit"]["image"]
@@ -143,7 +143,7 @@ def test_a_stopped_add_leaves_a_whole_library(tmp_path):
     said = [p.stdout.readline() for _ in range(2)]
     p.send_signal(signal.SIGINT)
     out, err = p.communicate(timeout=60)
-    done = sum("are in" in l for l in said + out.splitlines())
+    done = sum("are in" in line for line in said + out.splitlines())
     assert p.returncode == 130 and "nothing is half done" in err and "Traceback" not in err
     kept = {x.edit.id.split("-")[0] for x in open_library(tmp_path / "library").entries()}
     assert done <= len(kept) <= done + 1 and len(open_library(tmp_path / "library")) == 200 * len(kept)

@@ -288,3 +288,16 @@ def test_readme_is_made_from_the_index():
         [sys.executable, "scripts/docs.py", "readme", "--check"], cwd=root, capture_output=True, text=True
     )
     assert r.returncode == 0, r.stderr
+
+
+def test_import_crane_loads_nothing_and_offers_ten_names():
+    code = "import sys, crane; print(sorted({'numpy', 'pandas', 'pydantic', 'torch', 'transformers'} & {*sys.modules}))"
+    heavy = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert heavy.stdout.strip() == "[]", heavy.stdout + heavy.stderr
+    import crane
+
+    assert len(crane.__all__) == 10 and (root / "crane" / "py.typed").exists()
+    for name in crane.__all__:
+        assert getattr(crane, name).__class__ is not type(crane), f"crane.{name} must be no module"
+    with pytest.raises(AttributeError, match="it offers"):
+        _ = crane.edit

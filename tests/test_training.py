@@ -1,4 +1,7 @@
-"SFT and GRPO: settings that do not drift, a stop and a second start that change nothing, ends with a sentence, and what a routing model is kept as."
+"""SFT and GRPO: settings do not drift, a stop and a restart change nothing, hopeless runs end with a sentence.
+
+And a routing model: how it is kept, when its adapter acts, and what it takes to train one from the shell.
+"""
 
 import json
 import os
@@ -11,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from crane.benchmark import build_benchmark
+from crane.benchmark import build_benchmark, save_benchmark
 from crane.command_line import app
 from crane.core import CraneError, Edit, read_json
 from crane.grpo import grpo_config, grpo_dataset, train_grpo, training_plan
@@ -47,32 +50,29 @@ def bench(world):
     return b.only(lambda e, s: s == "strong")
 
 
+PATHS = ("output_dir", "logging_dir", "run_name")
+
+
 def frozen(args):
     "What a configuration resolves to, without paths."
-    return json.loads(
-        json.dumps(
-            {k: v for k, v in args.to_dict().items() if k not in ("output_dir", "logging_dir", "run_name")},
-            default=str,
-            sort_keys=True,
-        )
-    )
+    resolved = {k: v for k, v in args.to_dict().items() if k not in PATHS}
+    return json.loads(json.dumps(resolved, default=str, sort_keys=True))
 
 
-@pytest.mark.parametrize(
-    "name,args",
-    [
-        ("sft", lambda d: sft_config(d, 500, 32, 5e-3, 0, **ON_CPU)),
-        ("grpo", lambda d: grpo_config(d, 60, 8, 8, 3e-4, 0, **ON_CPU)),
-    ],
-)
-def test_no_setting_drifts(name, args, tmp_path):
-    path, now = root / "configs" / f"{name}.json", frozen(args(tmp_path))
+def resolved(name, folder):
+    if name == "sft":
+        return frozen(sft_config(folder, 500, 32, 5e-3, 0, **ON_CPU))
+    return frozen(grpo_config(folder, 60, 8, 8, 3e-4, 0, **ON_CPU))
+
+
+@pytest.mark.parametrize("name", ["sft", "grpo"])
+def test_no_setting_drifts(name, tmp_path):
+    path, now = root / "configs" / f"{name}.json", resolved(name, tmp_path)
     if os.environ.get("REBUILD"):
         path.write_text(json.dumps(now, indent=1, sort_keys=True) + "\n")
     was = read_json(path)
-    assert {k: (was.get(k), now.get(k)) for k in was.keys() | now.keys() if was.get(k) != now.get(k)} == {}, (
-        "a resolved setting changed: if it is meant, write it anew with REBUILD=1"
-    )
+    changed = {k: (was.get(k), now.get(k)) for k in was.keys() | now.keys() if was.get(k) != now.get(k)}
+    assert changed == {}, "a resolved setting changed: if it is meant, write it anew with REBUILD=1"
 
 
 def weights(m):
@@ -85,48 +85,53 @@ def same(a, b):
 
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "all weights"])
 def test_sft_goes_on_as_if_it_had_not_stopped(full, bench, world, tmp_path):
-    examples, new = routing_examples(bench, world, 48, 3), lambda: routing_model(load_mllm(), full, seed=3)
-    whole = new()
-    train_sft(whole, examples, world, tmp_path / "whole", 8, 1e-3, 3, save_steps=2)
-    half = new()
-    train_sft(half, examples, world, tmp_path / "half", 8, 1e-3, 3, save_steps=2, stop_after=4)
+    examples = routing_examples(bench, world, 48, 3)
+
+    def run(folder, **kw):
+        m = routing_model(load_mllm(), full, seed=3)
+        return m, train_sft(m, examples, world, tmp_path / folder, 8, 1e-3, 3, save_steps=2, **kw)
+
+    whole, _ = run("whole")
+    half, _ = run("half", stop_after=4)
     assert not same(weights(half), weights(whole))
-    again = new()
-    log = train_sft(again, examples, world, tmp_path / "half", 8, 1e-3, 3, save_steps=2, resume=True)
+    again, log = run("half", resume=True)
     assert same(weights(again), weights(whole)) and [r["step"] for r in log] == list(range(1, 7))
+
+
+LOGGED = {
+    "reward",
+    "kl",
+    "entropy",
+    "length",
+    "frac_reward_zero_std",
+    "format",
+    "answer",
+    "routing",
+    "grounding",
+}
 
 
 def test_grpo_goes_on_as_if_it_had_not_stopped(bench, world, tmp_path):
     data = grpo_dataset(bench, world, 4, 2, 3)
     save_router(routing_model(load_mllm(), seed=3), tmp_path / "sft")
-    run = lambda d, **kw: (lambda m: (m, train_grpo(m, data, tmp_path / d, 4, 2, 4, 1e-3, 3, save_steps=2, **kw)[0]))(
-        load_router(tmp_path / "sft", trainable=True)
-    )
+
+    def run(folder, **kw):
+        m = load_router(tmp_path / "sft", trainable=True)
+        return m, train_grpo(m, data, tmp_path / folder, 4, 2, 4, 1e-3, 3, save_steps=2, **kw)[0]
+
     whole, log = run("whole")
     half, _ = run("half", stop_after=2)
     again, _ = run("half", resume=True)
     assert not same(weights(half), weights(whole)) and same(weights(again), weights(whole))
-    assert {
-        "reward",
-        "kl",
-        "entropy",
-        "length",
-        "frac_reward_zero_std",
-        "format",
-        "answer",
-        "routing",
-        "grounding",
-    } <= log[0].keys()
-    assert (
-        list((tmp_path / "whole" / "tensorboard").iterdir())
-        and (tmp_path / "whole" / "log.csv").read_text().count("\n") == 5
-    )
+    assert log[0].keys() >= LOGGED
+    assert list((tmp_path / "whole" / "tensorboard").iterdir())
+    assert (tmp_path / "whole" / "log.csv").read_text().count("\n") == 5
 
 
 def test_the_same_seed_gives_the_same_weights(bench, world, tmp_path):
-    def one(d, seed):
+    def one(folder, seed):
         m = routing_model(load_mllm(), seed=seed)
-        train_sft(m, routing_examples(bench, world, 16, seed), world, tmp_path / d, 8, 1e-3, seed)
+        train_sft(m, routing_examples(bench, world, 16, seed), world, tmp_path / folder, 8, 1e-3, seed)
         return weights(m)
 
     assert same(one("a", 1), one("b", 1)) and not same(one("c", 2), one("a", 1))
@@ -141,7 +146,8 @@ def test_a_loss_that_is_no_number_ends_with_a_sentence(bench, world, tmp_path):
 
 def test_groups_that_never_differ_end_with_a_sentence(bench, world, tmp_path, monkeypatch):
     monkeypatch.setattr("crane.sft.PATIENCE", 3)
-    monkeypatch.setattr("crane.grpo.parts_of", lambda *a: dict(format=0.5, answer=1.0, routing=1.0, grounding=0.5))
+    always = dict(format=0.5, answer=1.0, routing=1.0, grounding=0.5)
+    monkeypatch.setattr("crane.grpo.parts_of", lambda *a: always)
     with pytest.raises(CraneError, match="every group earned one and the same reward"):
         train_grpo(routing_model(load_mllm()), grpo_dataset(bench, world, 6, 2, 0), tmp_path, 6, 2, 2, 1e-4)
 
@@ -158,10 +164,14 @@ def test_without_a_note_the_adapter_is_off(bench, world, tmp_path):
     for n, p in m.model.named_parameters():
         if "lora_B" in n:
             p.data.normal_(0, 0.3)
+
+    def texts(m, prompts):
+        return [c.text for c in answer_routed(m, prompts, world)]
+
     ps = [Prompt("What is the capital of Peru?"), Prompt("Whose flag is this?", "twemoji/PE")]
-    assert [c.text for c in answer_routed(m, ps, world)] == [c.text for c in answer_routed(base, ps, world)]
     noted = [routing_prompt(p, [Hit(bench.edits[0], 1.0)]) for p in ps]
-    assert [c.text for c in answer_routed(m, noted, world)] != [c.text for c in answer_routed(base, noted, world)]
+    assert texts(m, ps) == texts(base, ps)
+    assert texts(m, noted) != texts(base, noted)
     with unadapted(base):
         pass
     assert adapted(m) and not adapted(base)
@@ -175,37 +185,34 @@ def test_a_damaged_router_is_refused(hurt, tmp_path):
         load_router(tmp_path / "r")
 
 
+@pytest.fixture(scope="module")
+def base():
+    return load_mllm()
+
+
+TAGS = ["</think>", "<answer>", "<|end|>", "<|assistant|>", "<image>", "<thi<think>nk>", ""]
+COUNTED = ["<think>", "</think>", "<answer>", "<|end|>", "<|user|>", "<|assistant|>", "<image>"]
+
+
 @settings(max_examples=60, deadline=None)
-@given(
-    st.text(max_size=60),
-    st.sampled_from(EVIDENCE),
-    st.sampled_from(["</think>", "<answer>", "<|end|>", "<|assistant|>", "<image>", "<thi<think>nk>", ""]),
-)
-def test_no_edit_breaks_the_prompt(text, evidence, tag):
-    m = test_no_edit_breaks_the_prompt.m = getattr(test_no_edit_breaks_the_prompt, "m", None) or load_mllm()
-    e = Edit(
+@given(text=st.text(max_size=60), evidence=st.sampled_from(EVIDENCE), tag=st.sampled_from(TAGS))
+def test_no_edit_breaks_the_prompt(base, text, evidence, tag):
+    asked = Prompt("Whose?", "twemoji/PE")
+    harmless = Edit(
         id="e",
         modality="visual",
         relation="country",
         subject="PE",
-        subject_name="Peru" + tag,
+        subject_name="Peru",
         target="JP",
         question="Whose?",
         image="twemoji/PE",
         target_old="Peru",
-        target_new=text + tag + "Japan",
+        target_new="Japan",
     )
-    said = chat(m, routing_prompt(Prompt("Whose?", "twemoji/PE"), [Hit(e, 0.5)], evidence))
-    clean = chat(
-        m,
-        routing_prompt(
-            Prompt("Whose?", "twemoji/PE"),
-            [Hit(e.model_copy(update=dict(subject_name="Peru", target_new="Japan")), 0.5)],
-            evidence,
-        ),
-    )
-    for t in ("<think>", "</think>", "<answer>", "<|end|>", "<|user|>", "<|assistant|>", "<image>"):
-        assert said.count(t) == clean.count(t)
+    attack = harmless.model_copy(update=dict(subject_name="Peru" + tag, target_new=text + tag + "Japan"))
+    said, clean = (chat(base, routing_prompt(asked, [Hit(e, 0.5)], evidence)) for e in (attack, harmless))
+    assert {t: said.count(t) for t in COUNTED} == {t: clean.count(t) for t in COUNTED}
 
 
 def test_an_unknown_kind_of_evidence_is_refused(bench):
@@ -216,13 +223,10 @@ def test_an_unknown_kind_of_evidence_is_refused(bench):
 def test_three_lines(world):
     crane = Crane(world=world)
     e = crane.edit_flag("flag-icons-4x3/PE", "Japan")
-    assert (
-        crane.ask("What is the continent of the country shown?", "twemoji/PE").answer == "Asia"
-        and e.target_old == "Peru"
-    )
-    assert (
-        crane.ask("What is the capital of Peru?").answer == crane.plain("What is the capital of Peru?").answer == "Lima"
-    )
+    assert e.target_old == "Peru"
+    assert crane.ask("What is the continent of the country shown?", "twemoji/PE").answer == "Asia"
+    question = "What is the capital of Peru?"
+    assert crane.ask(question).answer == crane.plain(question).answer == "Lima"
     assert crane.ask("Whose flag is this?", "twemoji/NO").answer == "Norway"
 
 
@@ -234,7 +238,8 @@ def test_the_plan_of_a_training_counts_without_weights():
         training_plan("sft", "/no/such", 1, 1)
 
 
-crane = lambda *a: CliRunner().invoke(app, a)
+def crane(*args):
+    return CliRunner().invoke(app, args)
 
 
 @pytest.mark.parametrize(
@@ -251,25 +256,19 @@ def test_wrong_commands_end_in_one_line(args, says):
 
 
 def test_train_from_the_shell(tmp_path, monkeypatch, bench, world):
-    from crane.benchmark import save_benchmark
-
+    run = tmp_path / "runs" / "mine"
     (tmp_path / "settings.ini").write_text("[DEFAULT]\n")
     monkeypatch.chdir(tmp_path)
-    save_benchmark(bench, tmp_path / "runs" / "mine" / "05a_benchmark", "train", world)
-    assert (
-        crane("train", "sft", "--run", "mine", "--dry-run").exit_code == 0
-        and not (tmp_path / "runs" / "mine" / "07a_sft").exists()
-    )
+    save_benchmark(bench, run / "05a_benchmark", "train", world)
+    assert crane("train", "sft", "--run", "mine", "--dry-run").exit_code == 0
+    assert not (run / "07a_sft").exists()
     for args in (("sft", "--batch-size", "8"), ("grpo", "--batch-size", "4", "--generations", "2")):
         r = crane("train", *args, "--run", "mine", "--steps", "2")
         assert r.exit_code == 0, r.stderr
-    m = load_router(tmp_path / "runs" / "mine" / "08_grpo" / "model")
-    assert adapted(m)
-    assert (
-        read_json(tmp_path / "runs" / "mine" / "08_grpo" / "model" / "adapter_config.json")["base_model_name_or_path"]
-        == "pocket"
-    )
-    shutil.rmtree(tmp_path / "runs" / "mine" / "07a_sft" / "model")
+    trained = run / "08_grpo" / "model"
+    assert adapted(load_router(trained))
+    assert read_json(trained / "adapter_config.json")["base_model_name_or_path"] == "pocket"
+    shutil.rmtree(run / "07a_sft" / "model")
     r = crane("train", "grpo", "--run", "mine", "--steps", "1")
     assert r.exit_code == 1 and "07a_sft" in r.stderr
 
@@ -279,7 +278,6 @@ def test_accelerate_reads_the_shipped_configurations(name):
     from accelerate.commands.config.config_args import load_config_from_file
 
     c = load_config_from_file(str(root / "configs" / "accelerate" / f"{name}.yaml"))
-    assert (
-        c.mixed_precision == "bf16"
-        and str(c.distributed_type).split(".")[-1] == dict(one_gpu="NO", fsdp="FSDP", deepspeed="DEEPSPEED")[name]
-    )
+    assert c.mixed_precision == "bf16"
+    kind = dict(one_gpu="NO", fsdp="FSDP", deepspeed="DEEPSPEED")[name]
+    assert str(c.distributed_type).split(".")[-1] == kind
