@@ -90,7 +90,7 @@ def save(folder, model, cfg, processor):
 
 
 def llava_next(folder):
-    "LLaVA-NeXT: tiles of unequal number, so five axes of pixels; the tokenizer and not the template adds a first token."
+    "LLaVA-NeXT: tiles of unequal number, so five axes of pixels; the tokenizer alone adds a first token, no template."
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
