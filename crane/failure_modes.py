@@ -5,11 +5,12 @@
 # %% auto #0
 __all__ = ['how_broken', 'loops', 'sentences', 'unsure', 'stance', 'grounding', 'clause_stances', 'verdict', 'deciding_rule',
            'internalisation', 'mode', 'uses_bridges', 'exact_probe', 'varied', 'image_rephrase_probe', 'hops',
-           'multi_hop_probe', 'three_probes', 'held', 'judge_rows', 'surface', 'examples', 'most', 'corner']
+           'multi_hop_probe', 'three_probes', 'held', 'judge_rows', 'surface', 'most', 'examples', 'corner']
 
 # %% ../nbs/04_failure_modes.ipynb #5760b558
 import random
 import re
+from collections import Counter
 
 from .core import CraneError, Edit, Probe, Trace, find_name, mentions, normalize, parse_trace
 from .editors import edit_prompt
@@ -48,17 +49,23 @@ def loops(
 ) -> bool:
     "Whether a broken trace ends in a loop."
     t = trace.text.rstrip()
-    same = lambda p, n: len(t) >= n and t[-n:-p] == t[p - n :]
-    return not trace.well_formed and any(same(p, max(6 * p, 30)) for p in range(1, longest + 1))
+
+    def repeats(piece):  # the end of the text is pieces of this length
+        n = max(6 * piece, 30)
+        return len(t) >= n and t[-n:-piece] == t[piece - n :]
+
+    return not trace.well_formed and any(repeats(piece) for piece in range(1, longest + 1))
 
 # %% ../nbs/04_failure_modes.ipynb #0738639f
 _DENIAL = re.compile(
-    r"\b(not|never|no longer|cannot|ignore|irrelevant|unrelated|incorrect|wrong|mistaken|false|contradicts?|disagrees?|\w+n't)\b",
+    r"\b(not|never|no longer|cannot|ignore|irrelevant|unrelated|incorrect|wrong|mistaken|false|"
+    r"contradicts?|disagrees?|\w+n't)\b",
     re.I,
 )
 _THE_EDIT = re.compile(r"\b(notes?|edits?|statements?|contexts?|claims?|appl(?:y|ies))\b", re.I)
 _CONCESSION = re.compile(
-    r"\b(looks? like|resembles?|appears?|seems?|usually|normally|formerly|used to|originally|although|even though|despite|instead of|rather than)\b",
+    r"\b(looks? like|resembles?|appears?|seems?|usually|normally|formerly|used to|originally|"
+    r"although|even though|despite|instead of|rather than)\b",
     re.I,
 )
 
@@ -71,12 +78,14 @@ def sentences(
 
 # %% ../nbs/04_failure_modes.ipynb #5e2608c5
 _HEDGE = re.compile(
-    r"\b(may|might|could|would|perhaps|maybe|possibl[ey]|probably|likely|unlikely|presumably|suspect|suggests?|necessarily|unsure|whether|unless|assuming|suppos\w+|according to"
+    r"\b(may|might|could|would|perhaps|maybe|possibl[ey]|probably|likely|unlikely|presumably|"
+    r"suspect|suggests?|necessarily|unsure|whether|unless|assuming|suppos\w+|according to"
     r"|I (?:think|guess|believe|doubt)|(?<!even )if)\b|(?:\bnot|n't|\bcannot) (?:sure|certain|clear|know|tell)\b|\?",
     re.I,
 )
 _TWICE = re.compile(
-    r"(?:\b(?:not|never|cannot|no longer)|n't)\s+(?:\w+\s+){0,2}(?:not|never|cannot|ignored?|irrelevant|unrelated|incorrect|wrong|mistaken|false|contradict|disagree)\b",
+    r"(?:\b(?:not|never|cannot|no longer)|n't)\s+(?:\w+\s+){0,2}"
+    r"(?:not|never|cannot|ignored?|irrelevant|unrelated|incorrect|wrong|mistaken|false|contradict|disagree)\b",
     re.I,
 )
 _REPORTED = re.compile(
@@ -142,40 +151,55 @@ _NUMBERED = re.compile(
 )
 
 
+def _weighed(clause: str) -> set[str]:
+    "Which notes a clause weighs, by their number words."
+    return {number.lower() for number, _ in _NUMBERED.findall(clause)} if _APPLIES.search(clause) else set()
+
+
 def clause_stances(
     chain: str,  # A chain of thought
     new: list[str],
     old: list[str],  # As of `stance`
 ) -> list[tuple[str, str]]:  # Each clause's stance, and the clause
-    "What the clauses of a chain do to an edit; one that sets a note aside while another note is followed does nothing to it."
-    said = [(stance(s, new, old), s) for s in sentences(chain)]
-    weighed = lambda s: {n.lower() for n, _ in _NUMBERED.findall(s)} if _APPLIES.search(s) else set()
-    followed = {n for _, s in said if not _DENIAL.search(s) for n in weighed(s)}
-    return [("" if k == "rejects" and followed and (ns := weighed(s)) and not ns & followed else k, s) for k, s in said]
+    "What the clauses of a chain do to an edit; setting a note aside does nothing to it if another note is followed."
+    clauses = sentences(chain)
+    followed = set().union(*(_weighed(s) for s in clauses if not _DENIAL.search(s)))
+    said = []
+    for clause in clauses:
+        does = stance(clause, new, old)
+        aside = _weighed(clause)
+        if does == "rejects" and followed and aside and not aside & followed:
+            does = ""
+        said.append((does, clause))
+    return said
 
 # %% ../nbs/04_failure_modes.ipynb #89ac2c8a
 def verdict(
     trace: Trace,
     probe: Probe,  # In scope of the edit
-) -> dict:  # `FMT`, `AS`, `GS`, `dissonant`, `unclear`, `loops` and what the chain does as booleans; `broke`, `grounded`, the dissonant `sentence` and the `rule` that decided GS as text
-    "Judge the trace of an in-scope probe."
+) -> dict:
+    """Judge the trace of an in-scope probe.
+
+    As booleans: `FMT`, `AS`, `GS`, `dissonant`, `unclear`, `loops` and what the chain does.
+    As text: `broke`, `grounded`, the dissonant `sentence`, and the `rule` that decided GS."""
     said = clause_stances(trace.think, probe.edit_names, probe.old_names)
     did = [k for k, _ in said]
     right = [probe.answer, *probe.aliases]
     ok = mentions(trace.answer, right) and not mentions(trace.answer, probe.old_names, mask=right)
     grounded = grounding(did) if trace.well_formed else "no"
-    against = next((s for x in ("rejects", "contradicts") for k, s in said if k == x), "") if trace.well_formed else ""
+    against = [s for k, s in said if k == "rejects"] + [s for k, s in said if k == "contradicts"]
+    sentence = against[0] if against and trace.well_formed else ""
     return dict(
         FMT=trace.well_formed,
         AS=ok,
         GS=ok and grounded == "yes",
-        dissonant=bool(against),
+        dissonant=bool(sentence),
         **{k: k in did for k in ("affirms", "rejects", "contradicts")},
         broke=how_broken(trace),
         loops=loops(trace),
         grounded=grounded,
         unclear=grounded == "unclear",
-        sentence=against,
+        sentence=sentence,
         rule=deciding_rule(trace, ok, grounded, did),
     )
 
@@ -267,7 +291,10 @@ def image_rephrase_probe(edit: Edit, artist: str = HELD_OUT_ARTIST) -> Probe:
 def hops(edit: Edit, world: World) -> list[str]:
     "Relations whose value tells the edited country from the true one."
     a, b = world[edit.subject].facts, known_facts(world, world[edit.target])
-    apart = lambda x, y: not mentions(x, [y]) and not mentions(y, [x])
+
+    def apart(x, y):
+        return not mentions(x, [y]) and not mentions(y, [x])
+
     return [r for r in b if r in a and apart(a[r], b[r]) and not mentions(b[r], edit_names(world[edit.target]))]
 
 
@@ -297,7 +324,8 @@ def held(m: MLLM, edits: list[Edit], world: World) -> list[Edit]:
     ts = [c.trace for c in answer(m, [edit_prompt(e) for e in edits], world)]
     if edits and not any(t.well_formed for t in ts):
         raise CraneError(
-            f"model {m.name!r} wrote no well-formed chain to any of {len(ts)} questions (the first: {ts[0].fault}): use a model that reasons in <think>…</think> before it answers."
+            f"model {m.name!r} wrote no well-formed chain to any of {len(ts)} questions "
+            f"(the first: {ts[0].fault}): use a model that reasons in <think>…</think> before it answers."
         )
     return [e for e, t in zip(edits, ts) if t.well_formed and mentions(t.answer, [e.target_old, *e.target_old_aliases])]
 
@@ -329,15 +357,23 @@ def judge_rows(rows: list[dict], edits: list[Edit], probes: list[Probe]) -> list
 # %% ../nbs/04_failure_modes.ipynb #62387480
 def surface(judged: list[dict]) -> list[tuple[dict, dict]]:  # The exact probe that is grounded, and one that is not
     "Edits that a method internalised at the surface only."
-    of = {}
+    by_edit = {}
     for r in judged:
-        of.setdefault((r["method"], r["edit_id"]), []).append(r)
-    pairs = [
-        (next((r for r in rs if r["kind"] == "exact"), None), next((r for r in rs if not r["GS"]), None))
-        for rs in of.values()
-        if internalisation(rs)[0] == "surface"
-    ]
-    return [p for p in pairs if all(p)]
+        by_edit.setdefault((r["method"], r["edit_id"]), []).append(r)
+    pairs = []
+    for rows in by_edit.values():
+        if internalisation(rows)[0] == "surface":
+            # such an edit has a grounded exact probe and another probe that fails
+            exact = next(r for r in rows if r["kind"] == "exact")
+            pairs.append((exact, next(r for r in rows if not r.get("GS", True))))
+    return pairs
+
+
+def most(found: list[tuple]) -> list[tuple]:
+    "Those of the method that is found most often, the first if several are."
+    count = Counter(rows[0]["method"] for rows in found)
+    method, _ = count.most_common(1)[0]
+    return [rows for rows in found if rows[0]["method"] == method]
 
 
 def examples(
@@ -345,27 +381,20 @@ def examples(
 ) -> list[dict]:  # The rows with `failure` and `times`, how many edits of the method show it
     "A trace of every failure mode, of the method that shows it on most edits."
     exact = [r for r in judged if r["kind"] == "exact" and r["method"] != "base"]
+    n_edits = len({r["edit_id"] for r in judged})
     found = {
         "Structural Collapse": [(r,) for r in exact if not r["FMT"] and r["tf_exact"]],
         "Cognitive Dissonance": [(r,) for r in exact if r["dissonant"]],
         "Shallow Internalization": surface(judged),
         "grounded": [(r,) for r in exact if r["GS"]],
     }
-    return [
-        r | dict(failure=k, times=f"{len(rs)} of {len({r['edit_id'] for r in judged})}")
-        for k, all_ in found.items()
-        if all_
-        for rs in [most(all_)]
-        for r in rs[0]
-    ]
-
-
-def most(found: list[tuple]) -> list[tuple]:
-    "Those of the method that is found most often, the first if several are."
-    of = {}
-    for rs in found:
-        of.setdefault(rs[0]["method"], []).append(rs)
-    return max(of.values(), key=len)
+    shown = []
+    for failure, traces in found.items():
+        if traces:
+            same_method = most(traces)
+            times = f"{len(same_method)} of {n_edits}"
+            shown += [r | dict(failure=failure, times=times) for r in same_method[0]]
+    return shown
 
 # %% ../nbs/04_failure_modes.ipynb #7b020604
 def corner(fmt: float, beyond: float) -> str:

@@ -1,4 +1,4 @@
-"Tiny random checkpoints of several families of multimodal models, in the format of the Hub, to test that the package is tied to none."
+"Tiny random checkpoints of several families of multimodal models, in Hub format: the package must depend on none."
 
 import json
 from pathlib import Path
@@ -12,8 +12,10 @@ WORDS = [
     "user assistant Note: currency language neighbour of the country",
 ]
 TEMPLATE = (
-    "BOS{% for m in messages %}{{ 'START' + m['role'] + '\n' }}{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}"
-    "{% if p['type'] == 'image' %}IMAGE{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}{{ 'END\n' }}{% endfor %}"
+    "BOS{% for m in messages %}{{ 'START' + m['role'] + '\n' }}"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}"
+    "{% if p['type'] == 'image' %}IMAGE{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ 'END\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'STARTassistant\nOPEN' }}{% endif %}"
 )
 
@@ -82,7 +84,7 @@ def save(folder, model, cfg, processor):
 
 
 def llava_next(folder):
-    "LLaVA-NeXT: tiles of unequal number, so five axes of pixels; the tokenizer, not the template, writes the first token."
+    "LLaVA-NeXT: a varying number of tiles, so pixels have five axes; the tokenizer writes the first token."
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -127,7 +129,7 @@ def idefics3(folder):
         LlamaConfig,
     )
 
-    tiles = [f"<row_{i}_col_{j}>" for i in range(1, 3) for j in range(1, 3)]
+    tiles = ["<row_1_col_1>", "<row_1_col_2>", "<row_2_col_1>", "<row_2_col_2>"]
     tok = tokenizer(
         ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles], eos="<end_of_utterance>"
     )
@@ -144,7 +146,7 @@ def idefics3(folder):
 
 
 def gemma3(folder):
-    "Gemma 3: a list of pictures for every row, two-way attention within pictures, first token in template and tokenizer, two end tokens."
+    "Gemma 3: a list of pictures a row, two-way attention in pictures, a first token in both places, two end tokens."
     from transformers import (
         Gemma3Config,
         Gemma3ForConditionalGeneration,
@@ -238,7 +240,7 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def paddleocr_vl(folder):
-    "PaddleOCR-VL: built like Qwen-VL (patches in one row, positions on three axes), but without videos. Its template opens `<think>`."
+    "PaddleOCR-VL: like Qwen-VL (patches in one row, positions on three axes), without videos; opens `<think>` itself."
     from transformers import (
         PaddleOCRVLConfig,
         PaddleOCRVLForConditionalGeneration,
@@ -267,7 +269,7 @@ def token_ids(tok):
 
 
 def qwen3_vl(folder):
-    "Qwen3-VL Thinking, file by file as on the Hub: its processor has a video part, which needs torchvision. Its template opens `<think>`."
+    "Qwen3-VL Thinking, file by file as on the Hub: its video part needs torchvision; its template opens `<think>`."
     from transformers import Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
     tok, side, rope = (

@@ -3,6 +3,7 @@
 import ast
 import inspect
 import itertools
+from itertools import chain
 
 import pytest
 from hypothesis import given, settings
@@ -42,29 +43,35 @@ BROKEN = {"no tags", "unclosed", "empty", "repeated", "no end", "misplaced"}
 JAPAN = Probe(
     id="p", edit_id="e", kind="exact", question="Whose flag?", answer="Japan", edit_names=["Japan"], old_names=["Peru"]
 )
-judge = lambda think, answer="Japan": verdict(parse_trace(f"<think>{think}</think>{answer}"), JAPAN)
+
+
+def judge(think, answer="Japan"):
+    return verdict(parse_trace(f"<think>{think}</think>{answer}"), JAPAN)
+
 
 # ---- form
 
 
 def faults_of_core():
     "Every fault that core can write, read from its source."
-    strings = lambda f: {
-        n.value
-        for r in ast.walk(ast.parse(inspect.getsource(f)))
-        if isinstance(r, ast.Return) and r.value
-        for v in branches(r.value)
-        for n in [v]
-        if isinstance(v, ast.Constant)
-    }
-    return {s for f in (core._fault, core._answer_fault) for s in strings(f) if s}
+    return (returned_strings(core._fault) | returned_strings(core._answer_fault)) - {""}
+
+
+def returned_strings(function):
+    "The constants that a function can return."
+    found = set()
+    for node in ast.walk(ast.parse(inspect.getsource(function))):
+        if isinstance(node, ast.Return) and node.value:
+            found |= {v.value for v in branches(node.value) if isinstance(v, ast.Constant)}
+    return found
 
 
 def branches(e):
+    "The values that an expression can have."
     if isinstance(e, ast.IfExp):
         return branches(e.body) + branches(e.orelse)
     if isinstance(e, ast.BoolOp):
-        return [b for v in e.values for b in branches(v)]
+        return list(chain.from_iterable(map(branches, e.values)))
     return [e]
 
 
@@ -196,11 +203,11 @@ def test_names_that_hold_rule_words_are_names():
 
 
 def test_but_is_cut_before_clauses_are_read():
-    read = lambda s: [stance(c, ["Japan"], ["Peru"]) for c in sentences(s)]
-    assert read("It is not Peru but Japan.") == ["", "affirms"] and read("It is not Japan but Peru.") == [
-        "rejects",
-        "contradicts",
-    ]
+    def read(s):
+        return [stance(c, ["Japan"], ["Peru"]) for c in sentences(s)]
+
+    assert read("It is not Peru but Japan.") == ["", "affirms"]
+    assert read("It is not Japan but Peru.") == ["rejects", "contradicts"]
 
 
 # ---- chains
@@ -365,7 +372,9 @@ def test_following_a_note_excuses_no_denial_of_the_edit(think):
 
 # ---- edits
 
-row = lambda kind, GS: dict(kind=kind, GS=GS)
+
+def row(kind, GS):
+    return dict(kind=kind, GS=GS)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"The wrapper is tied to no model: tiny random checkpoints of six families in Hub format, and what is said when one cannot be used."
+"The wrapper is tied to no model: tiny random checkpoints of six families, and what users are told when one fails."
 
 import json
 import shutil
