@@ -100,7 +100,8 @@ def unsure(
     return bool(_HEDGE.search(clause) or _TWICE.search(clause))
 
 # %% ../nbs/04_failure_modes.ipynb #95a3a119
-def _part(part, new, old):
+def _part(part: str, new: list[str], old: list[str]) -> str:
+    "What one part of a clause does to an edit, as of `stance`, or `reports`."
     is_new, is_old = mentions(part, new, mask=old), mentions(part, old, mask=new)
     if is_new and is_old:
         return "unclear"
@@ -108,7 +109,9 @@ def _part(part, new, old):
         return "rejects" if not is_old and (is_new or _THE_EDIT.search(part)) else ""
     if not is_new and (not is_old or _CONCESSION.search(part)):
         return ""
-    return "reports" if _REPORTED.search(part) or _CONCESSION.search(part) else "affirms" if is_new else "contradicts"
+    if _REPORTED.search(part) or _CONCESSION.search(part):
+        return "reports"
+    return "affirms" if is_new else "contradicts"
 
 # %% ../nbs/04_failure_modes.ipynb #37baf399
 _TURN = re.compile(
@@ -143,7 +146,9 @@ def grounding(
     if "rejects" in stances or "contradicts" in stances:
         return "no"
     said = [s for s in stances if s]
-    return "no" if not said else "yes" if said[-1] == "affirms" else "unclear"
+    if not said:
+        return "no"
+    return "yes" if said[-1] == "affirms" else "unclear"
 
 # %% ../nbs/04_failure_modes.ipynb #b37b7c72
 _NUMBERED = re.compile(
@@ -215,25 +220,27 @@ def deciding_rule(
         return f"form: {trace.fault}"
     if not ok:
         return "answer: not the edited one alone"
-    return {
-        "yes": "grounded",
-        "unclear": "chain: ends in doubt",
-        "no": "chain: "
-        + next((f"{k} the edit" for k in ("rejects", "contradicts") if k in did), "never states the edit"),
-    }[grounded]
+    if grounded == "yes":
+        return "grounded"
+    if grounded == "unclear":
+        return "chain: ends in doubt"
+    for against in ("rejects", "contradicts"):
+        if against in did:
+            return f"chain: {against} the edit"
+    return "chain: never states the edit"
 
 # %% ../nbs/04_failure_modes.ipynb #0e028c85
 def internalisation(
-    rows: list[
-        dict
-    ],  # Verdicts of one edit under one method, each with its `kind`; rows without `GS` (out of scope) are passed over
+    rows: list[dict],  # Verdicts of one edit under one method, each with its `kind`; those out of scope have no `GS`
 ) -> tuple[str | None, list[str]]:  # `deep`, `surface`, `none` or None, and the kinds that fail
     "How deep an edit went."
     rows = [r for r in rows if "GS" in r]
     kinds, fails = {r["kind"] for r in rows}, sorted({r["kind"] for r in rows if not r["GS"]})
     if "exact" not in kinds or len(kinds) < 2:
         return None, fails
-    return "none" if "exact" in fails else "surface" if fails else "deep", fails
+    if "exact" in fails:
+        return "none", fails
+    return "surface" if fails else "deep", fails
 
 # %% ../nbs/04_failure_modes.ipynb #0a8481ac
 def mode(
@@ -246,7 +253,9 @@ def mode(
         return "dissonant"
     if v["GS"]:
         return "grounded"
-    return "unclear" if v["unclear"] else "grounded, other answer" if v["grounded"] == "yes" else "not grounded"
+    if v["unclear"]:
+        return "unclear"
+    return "grounded, other answer" if v["grounded"] == "yes" else "not grounded"
 
 # %% ../nbs/04_failure_modes.ipynb #5975b4f7
 def uses_bridges(
@@ -332,25 +341,24 @@ def held(m: MLLM, edits: list[Edit], world: World) -> list[Edit]:
 # %% ../nbs/04_failure_modes.ipynb #d75923d4
 def judge_rows(rows: list[dict], edits: list[Edit], probes: list[Probe]) -> list[dict]:
     "Traces of in-scope probes with their verdicts, and what a reader needs to follow them."
-    by_probe, by_edit = {p.id: p for p in probes}, {e.id: e for e in edits}
+    by_probe = {p.id: p for p in probes}
+    by_edit = {e.id: e for e in edits}
 
     def one(r):
-        p, e, t = by_probe[r["probe_id"]], by_edit[r["edit_id"]], parse_trace(r["text"], r["ended"])
+        p, e = by_probe[r["probe_id"]], by_edit[r["edit_id"]]
+        t = parse_trace(r["text"], r["ended"])
         v = verdict(t, p)
-        return (
-            r
-            | v
-            | dict(
-                mode=mode(v),
-                ieu=uses_bridges(t, p.chain),
-                question=p.question,
-                answer=p.answer,
-                image=p.image,
-                subject=e.subject,
-                old=e.target_old,
-                new=e.target_new,
-            )
+        shown = dict(
+            mode=mode(v),
+            ieu=uses_bridges(t, p.chain),
+            question=p.question,
+            answer=p.answer,
+            image=p.image,
+            subject=e.subject,
+            old=e.target_old,
+            new=e.target_new,
         )
+        return r | v | shown
 
     return [one(r) for r in rows]
 
@@ -397,8 +405,10 @@ def examples(
     return shown
 
 # %% ../nbs/04_failure_modes.ipynb #7b020604
-def corner(fmt: float, beyond: float) -> str:
+def corner(
+    fmt: float,  # Share of well-formed traces
+    beyond: float,  # Answer success on probes other than the exact one
+) -> str:
     "What a method does to form and generalisation."
-    return ("keeps its form" if fmt >= 0.95 else "collapses") + (
-        ", generalises" if beyond >= 0.5 else ", does not generalise"
-    )
+    form = "keeps its form" if fmt >= 0.95 else "collapses"
+    return f"{form}, generalises" if beyond >= 0.5 else f"{form}, does not generalise"
