@@ -179,8 +179,7 @@ def add_edits(
 ):
     "Add edits; one with the id of an old one replaces it. The library is begun if it is not there."
     with told(WHOLE):
-        from crane.library import DualLibrary, read_edits
-        from crane.library import default_thresholds
+        from crane.library import DualLibrary, default_thresholds, read_edits
 
         encoder = own_encoder(model)
         batches = [(f, read_edits(f, images, encoder.world)) for f in files]  # all read before any is added

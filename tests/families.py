@@ -1,6 +1,10 @@
-"Tiny random checkpoints of several families of multimodal models, in the format of the Hub, to test that the package is tied to none."
+"""Tiny random checkpoints of several families of multimodal models, in Hub format.
+
+They test that the package is tied to none of them.
+"""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import torch
@@ -12,8 +16,10 @@ WORDS = [
     "user assistant Note: currency language neighbour of the country",
 ]
 TEMPLATE = (
-    "BOS{% for m in messages %}{{ 'START' + m['role'] + '\n' }}{% if m['content'] is string %}{{ m['content'] }}{% else %}{% for p in m['content'] %}"
-    "{% if p['type'] == 'image' %}IMAGE{% else %}{{ p['text'] }}{% endif %}{% endfor %}{% endif %}{{ 'END\n' }}{% endfor %}"
+    "BOS{% for m in messages %}{{ 'START' + m['role'] + '\n' }}"
+    "{% if m['content'] is string %}{{ m['content'] }}{% else %}"
+    "{% for p in m['content'] %}{% if p['type'] == 'image' %}IMAGE{% else %}{{ p['text'] }}{% endif %}{% endfor %}"
+    "{% endif %}{{ 'END\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ 'STARTassistant\nOPEN' }}{% endif %}"
 )
 
@@ -27,19 +33,20 @@ def template(image, bos="", start="<|im_start|>", end="<|im_end|>", opening=""):
 
 
 def tokenizer(special, bos=None, eos="<|im_end|>", **named):
-    "A byte-level BPE tokenizer; one with `bos` writes it before every text, unless told not to add special tokens."
+    "A byte-level BPE tokenizer; with `bos` it begins every text with that token, unless told to add no special tokens."
     from transformers import PreTrainedTokenizerFast
 
-    special = list(dict.fromkeys(["<pad>", eos, "<|im_start|>", *([bos] if bos else []), *special, *named.values()]))
+    first = [bos] if bos else []
+    special = list(dict.fromkeys(["<pad>", eos, "<|im_start|>", *first, *special, *named.values()]))
     t = Tokenizer(models.BPE())
     t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    t.train_from_iterator(
-        WORDS,
-        trainers.BpeTrainer(
-            vocab_size=320 + len(special), special_tokens=special, initial_alphabet=alphabet, show_progress=False
-        ),
+    trainer = trainers.BpeTrainer(
+        vocab_size=320 + len(special),
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
     )
+    t.train_from_iterator(WORDS, trainer)
     t.add_tokens([AddedToken(x, normalized=False) for x in TAGS])
     if bos:
         t.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, t.token_to_id(bos))])
@@ -69,7 +76,8 @@ VISION = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_att
 def save(folder, model, cfg, processor):
     "Random weights and the processor, as they would lie on the Hub."
     torch.manual_seed(0)
-    m, tok = model(cfg), getattr(processor, "tokenizer", processor)
+    m = model(cfg)
+    tok = getattr(processor, "tokenizer", processor)
     for p in m.parameters():
         if p.dim() > 1 and not p.any():
             torch.nn.init.normal_(p, std=0.3)  # Gemma 3 starts blind
@@ -82,7 +90,7 @@ def save(folder, model, cfg, processor):
 
 
 def llava_next(folder):
-    "LLaVA-NeXT: tiles of unequal number, so five axes of pixels; the tokenizer, not the template, writes the first token."
+    "LLaVA-NeXT: tiles of unequal number, so five axes of pixels; the tokenizer alone adds a first token, no template."
     from transformers import (
         CLIPVisionConfig,
         LlamaConfig,
@@ -92,11 +100,9 @@ def llava_next(folder):
         LlavaNextProcessor,
     )
 
-    tok, grid, side = (
-        tokenizer([], bos="<s>", image_token="<image>"),
-        [[32, 64], [64, 32], [64, 64]],
-        dict(height=32, width=32),
-    )
+    tok = tokenizer([], bos="<s>", image_token="<image>")
+    grid = [[32, 64], [64, 32], [64, 64]]
+    side = dict(height=32, width=32)
     cfg = LlavaNextConfig(
         vision_config=CLIPVisionConfig(**VISION, image_size=32, patch_size=16, projection_dim=32),
         text_config=LlamaConfig(**text_config(tok)),
@@ -127,10 +133,9 @@ def idefics3(folder):
         LlamaConfig,
     )
 
-    tiles = [f"<row_{i}_col_{j}>" for i in range(1, 3) for j in range(1, 3)]
-    tok = tokenizer(
-        ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles], eos="<end_of_utterance>"
-    )
+    tiles = [f"<row_{row}_col_{col}>" for row, col in product((1, 2), repeat=2)]
+    special = ["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *tiles]
+    tok = tokenizer(special, eos="<end_of_utterance>")
     cfg = Idefics3Config(
         vision_config=VISION | dict(image_size=32, patch_size=8),
         text_config=LlamaConfig(**text_config(tok)),
@@ -144,7 +149,10 @@ def idefics3(folder):
 
 
 def gemma3(folder):
-    "Gemma 3: a list of pictures for every row, two-way attention within pictures, first token in template and tokenizer, two end tokens."
+    """Gemma 3: a list of pictures for every row, two-way attention within pictures, two end tokens.
+
+    Template and tokenizer both write the first token.
+    """
     from transformers import (
         Gemma3Config,
         Gemma3ForConditionalGeneration,
@@ -163,35 +171,28 @@ def gemma3(folder):
         eoi_token="<end_of_image>",
         image_token="<image_soft_token>",
     )
+    layers = ["sliding_attention", "full_attention"]
+    text = text_config(tok, query_pre_attn_scalar=8, sliding_window=64, layer_types=layers)
     cfg = Gemma3Config(
         vision_config=SiglipVisionConfig(**VISION, image_size=32, patch_size=8, vision_use_head=False),
         mm_tokens_per_image=4,
-        text_config=Gemma3TextConfig(
-            **text_config(
-                tok, query_pre_attn_scalar=8, sliding_window=64, layer_types=["sliding_attention", "full_attention"]
-            )
-        ),
+        text_config=Gemma3TextConfig(**text),
         image_token_index=tok.image_token_id,
         boi_token_index=tok.boi_token_id,
         eoi_token_index=tok.eoi_token_id,
         tie_word_embeddings=False,
     )
     ip = Gemma3ImageProcessorPil(size=dict(height=32, width=32), image_seq_length=4)
-    save(
-        folder,
-        Gemma3ForConditionalGeneration,
-        cfg,
-        Gemma3Processor(ip, tok, image_seq_length=4, chat_template=template("<start_of_image>", bos="<bos>", **turn)),
-    )
-    return edit_json(
-        Path(folder) / "generation_config.json",
-        eos_token_id=[tok.eos_token_id, tok.convert_tokens_to_ids("<end_of_turn>")],
-    )
+    chat = template("<start_of_image>", bos="<bos>", **turn)
+    save(folder, Gemma3ForConditionalGeneration, cfg, Gemma3Processor(ip, tok, image_seq_length=4, chat_template=chat))
+    ends = [tok.eos_token_id, tok.convert_tokens_to_ids("<end_of_turn>")]
+    return edit_json(Path(folder) / "generation_config.json", eos_token_id=ends)
 
 
 def edit_json(path, **values):
-    "Change values of a JSON file; returns its folder."
-    path.write_text(json.dumps((json.loads(path.read_text()) if path.exists() else {}) | values, indent=2))
+    "Change values of a JSON file, made if missing; returns its folder."
+    old = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps(old | values, indent=2))
     return path.parent
 
 
@@ -238,7 +239,10 @@ PICTURE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
 def paddleocr_vl(folder):
-    "PaddleOCR-VL: built like Qwen-VL (patches in one row, positions on three axes), but without videos. Its template opens `<think>`."
+    """PaddleOCR-VL: built like Qwen-VL (patches in one row, positions on three axes), but without videos.
+
+    Its template opens `<think>`.
+    """
     from transformers import (
         PaddleOCRVLConfig,
         PaddleOCRVLForConditionalGeneration,
@@ -254,27 +258,25 @@ def paddleocr_vl(folder):
         **token_ids(tok),
     )
     ip = PaddleOCRVLImageProcessorPil(patch_size=8, size=dict(shortest_edge=32 * 32, longest_edge=64 * 64))
-    return save(
-        folder,
-        PaddleOCRVLForConditionalGeneration,
-        cfg,
-        PaddleOCRVLProcessor(ip, tok, chat_template=template(PICTURE, opening="<think>\n")),
-    )
+    p = PaddleOCRVLProcessor(ip, tok, chat_template=template(PICTURE, opening="<think>\n"))
+    return save(folder, PaddleOCRVLForConditionalGeneration, cfg, p)
 
 
 def token_ids(tok):
+    "Ids of the picture and video tokens, by the names that configurations use."
     return {f"{k}_id": tok.convert_tokens_to_ids(v) for k, v in QWEN.items()}
 
 
 def qwen3_vl(folder):
-    "Qwen3-VL Thinking, file by file as on the Hub: its processor has a video part, which needs torchvision. Its template opens `<think>`."
+    """Qwen3-VL Thinking, file by file as on the Hub: its processor has a video part, which needs torchvision.
+
+    Its template opens `<think>`.
+    """
     from transformers import Qwen2VLImageProcessorPil, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
-    tok, side, rope = (
-        tokenizer([], **QWEN),
-        dict(shortest_edge=32 * 32, longest_edge=64 * 64),
-        dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1], mrope_interleaved=True),
-    )
+    tok = tokenizer([], **QWEN)
+    side = dict(shortest_edge=32 * 32, longest_edge=64 * 64)
+    rope = dict(rope_type="default", rope_theta=10000.0, mrope_section=[2, 1, 1], mrope_interleaved=True)
     vision = dict(
         depth=2,
         hidden_size=32,
@@ -287,12 +289,12 @@ def qwen3_vl(folder):
     )
     cfg = Qwen3VLConfig(vision_config=vision, text_config=text_config(tok, rope_parameters=rope), **token_ids(tok))
     Qwen2VLImageProcessorPil(patch_size=8, size=side).save_pretrained(folder)
-    save(folder, Qwen3VLForConditionalGeneration, cfg, tok)
+    folder = save(folder, Qwen3VLForConditionalGeneration, cfg, tok)
     shared = dict(processor_class="Qwen3VLProcessor", size=side, patch_size=8, temporal_patch_size=2, merge_size=2)
-    edit_json(Path(folder) / "preprocessor_config.json", image_processor_type="Qwen2VLImageProcessorFast", **shared)
-    edit_json(Path(folder) / "video_preprocessor_config.json", video_processor_type="Qwen3VLVideoProcessor", **shared)
-    (Path(folder) / "chat_template.jinja").write_text(template(PICTURE, opening="<think>\n"))
-    return Path(folder)
+    edit_json(folder / "preprocessor_config.json", image_processor_type="Qwen2VLImageProcessorFast", **shared)
+    edit_json(folder / "video_preprocessor_config.json", video_processor_type="Qwen3VLVideoProcessor", **shared)
+    (folder / "chat_template.jinja").write_text(template(PICTURE, opening="<think>\n"))
+    return folder
 
 
 FAMILIES = dict(

@@ -1,4 +1,4 @@
-"The diagnosis of traces: every fault has a kind, hard clauses, and what holds of every verdict whatever the text."
+"The diagnosis of traces: every fault has a kind, hard clauses are read right, and every verdict is consistent."
 
 import ast
 import inspect
@@ -42,29 +42,35 @@ BROKEN = {"no tags", "unclosed", "empty", "repeated", "no end", "misplaced"}
 JAPAN = Probe(
     id="p", edit_id="e", kind="exact", question="Whose flag?", answer="Japan", edit_names=["Japan"], old_names=["Peru"]
 )
-judge = lambda think, answer="Japan": verdict(parse_trace(f"<think>{think}</think>{answer}"), JAPAN)
+
+
+def judge(think, answer="Japan"):
+    return verdict(parse_trace(f"<think>{think}</think>{answer}"), JAPAN)
+
 
 # ---- form
 
 
 def faults_of_core():
     "Every fault that core can write, read from its source."
-    strings = lambda f: {
-        n.value
-        for r in ast.walk(ast.parse(inspect.getsource(f)))
-        if isinstance(r, ast.Return) and r.value
-        for v in branches(r.value)
-        for n in [v]
-        if isinstance(v, ast.Constant)
-    }
-    return {s for f in (core._fault, core._answer_fault) for s in strings(f) if s}
+    return (returned_constants(core._fault) | returned_constants(core._answer_fault)) - {"", None}
+
+
+def returned_constants(function):
+    "The constants among all values that a function may return."
+    constants = set()
+    for node in ast.walk(ast.parse(inspect.getsource(function))):
+        if isinstance(node, ast.Return) and node.value:
+            constants |= {v.value for v in branches(node.value) if isinstance(v, ast.Constant)}
+    return constants
 
 
 def branches(e):
+    "The expressions that an expression may turn out to be."
     if isinstance(e, ast.IfExp):
         return branches(e.body) + branches(e.orelse)
     if isinstance(e, ast.BoolOp):
-        return [b for v in e.values for b in branches(v)]
+        return list(itertools.chain.from_iterable(map(branches, e.values)))
     return [e]
 
 
@@ -79,11 +85,11 @@ PIECES = ["<think>", "</think>", "<answer>", "</answer>", "Japan", " "]
 
 def test_every_arrangement_of_tags_is_grouped():
     seen = set()
-    for n in range(6):
-        for p, ended in itertools.product(itertools.product(PIECES, repeat=n), (True, False)):
-            t = parse_trace("".join(p), ended)
-            seen.add(t.fault)
-            assert (how_broken(t) == "") == t.well_formed
+    arrangements = itertools.chain.from_iterable(itertools.product(PIECES, repeat=n) for n in range(6))
+    for pieces, ended in itertools.product(arrangements, (True, False)):
+        t = parse_trace("".join(pieces), ended)
+        seen.add(t.fault)
+        assert (how_broken(t) == "") == t.well_formed
     for text in (
         "<think>a</think><answer>Japan</answer> or Peru",
         "<think>a</think><answer>b</answer><answer>c</answer>",
@@ -189,18 +195,16 @@ def test_clause(clause, expected):
 def test_names_that_hold_rule_words_are_names():
     assert stance("The flag is that of the United States.", ["United States"], ["Peru"]) == "affirms"
     assert stance("The flag is that of Equatorial Guinea.", ["Guinea"], ["Equatorial Guinea"]) == "contradicts"
-    assert (
-        stance("It is not Korea, Republic of.", ["Korea, Republic of"], ["Peru"]) == "rejects"
-        and stance("Korea, Republic of, not Peru.", ["Korea, Republic of"], ["Peru"]) == "affirms"
-    )
+    assert stance("It is not Korea, Republic of.", ["Korea, Republic of"], ["Peru"]) == "rejects"
+    assert stance("Korea, Republic of, not Peru.", ["Korea, Republic of"], ["Peru"]) == "affirms"
 
 
 def test_but_is_cut_before_clauses_are_read():
-    read = lambda s: [stance(c, ["Japan"], ["Peru"]) for c in sentences(s)]
-    assert read("It is not Peru but Japan.") == ["", "affirms"] and read("It is not Japan but Peru.") == [
-        "rejects",
-        "contradicts",
-    ]
+    def read(chain):
+        return [stance(c, ["Japan"], ["Peru"]) for c in sentences(chain)]
+
+    assert read("It is not Peru but Japan.") == ["", "affirms"]
+    assert read("It is not Japan but Peru.") == ["rejects", "contradicts"]
 
 
 # ---- chains
@@ -246,13 +250,11 @@ SEEN = "The flag looks like that of Peru. "
 )
 def test_chain(think, answer, grounded, GS, sentence):
     v = judge(think, answer)
-    assert (v["grounded"], v["GS"], v["sentence"], v["dissonant"], v["unclear"]) == (
-        grounded,
-        GS,
-        sentence,
-        bool(sentence),
-        grounded == "unclear",
-    )
+    assert v["grounded"] == grounded
+    assert v["GS"] == GS
+    assert v["sentence"] == sentence
+    assert v["dissonant"] == bool(sentence)
+    assert v["unclear"] == (grounded == "unclear")
 
 
 def test_a_broken_chain_is_neither_grounded_nor_dissonant_nor_unclear():
@@ -263,7 +265,9 @@ def test_a_broken_chain_is_neither_grounded_nor_dissonant_nor_unclear():
         "<think>The flag is that of Japan.</think>",
     ):
         v = verdict(parse_trace(text), JAPAN)
-        assert v["broke"] and v["grounded"] == "no" and not (v["GS"] or v["dissonant"] or v["unclear"] or v["sentence"])
+        assert v["broke"]
+        assert v["grounded"] == "no"
+        assert not (v["GS"] or v["dissonant"] or v["unclear"] or v["sentence"])
 
 
 WORDS = [
@@ -290,10 +294,17 @@ WORDS = [
     "\n",
     *PIECES,
 ]
+CHAIN_WORDS = WORDS[:21]  # no tags
+
+
+def as_think(words):
+    return f"<think>{' '.join(words)}</think>Japan"
+
+
 texts = st.one_of(
     st.text(max_size=200),
     st.lists(st.sampled_from(WORDS), max_size=25).map(" ".join),
-    st.lists(st.sampled_from(WORDS[:21]), min_size=1, max_size=20).map(lambda w: f"<think>{' '.join(w)}</think>Japan"),
+    st.lists(st.sampled_from(CHAIN_WORDS), min_size=1, max_size=20).map(as_think),
 )
 
 
@@ -301,22 +312,22 @@ texts = st.one_of(
 @given(texts, st.booleans())
 def test_what_holds_of_every_verdict(text, ended):
     v = verdict(parse_trace(text, ended), JAPAN)
-    assert set(v) == KEYS and v["grounded"] in ("yes", "no", "unclear") and v["broke"] in BROKEN | {""}
-    assert (
-        all(isinstance(v[k], bool) for k in KEYS - {"broke", "grounded", "sentence", "rule"})
-        and v["rule"]
-        and (v["rule"] == "grounded") == v["GS"]
-    )
-    assert (
-        v["FMT"] == (v["broke"] == "")
-        and v["unclear"] == (v["grounded"] == "unclear")
-        and v["dissonant"] == bool(v["sentence"])
-    )
+    assert set(v) == KEYS
+    assert v["grounded"] in ("yes", "no", "unclear")
+    assert v["broke"] in BROKEN | {""}
+    assert all(isinstance(v[k], bool) for k in KEYS - {"broke", "grounded", "sentence", "rule"})
+    assert v["rule"]
+    assert (v["rule"] == "grounded") == v["GS"]
+    assert v["FMT"] == (v["broke"] == "")
+    assert v["unclear"] == (v["grounded"] == "unclear")
+    assert v["dissonant"] == bool(v["sentence"])
     assert v["GS"] == (v["FMT"] and v["AS"] and v["grounded"] == "yes")
     if v["GS"]:
         assert v["affirms"] and not (v["rejects"] or v["contradicts"] or v["dissonant"] or v["unclear"])
     if v["dissonant"]:
-        assert v["FMT"] and v["grounded"] == "no" and v["sentence"] in sentences(parse_trace(text).think)
+        assert v["FMT"]
+        assert v["grounded"] == "no"
+        assert v["sentence"] in sentences(parse_trace(text).think)
     assert not (v["loops"] and v["FMT"])
 
 
@@ -329,7 +340,7 @@ def test_doubt_never_helps(stances):
 
 
 @settings(max_examples=200, deadline=None)
-@given(st.lists(st.sampled_from(WORDS[:21]), max_size=12).map(" ".join))
+@given(st.lists(st.sampled_from(CHAIN_WORDS), max_size=12).map(" ".join))
 def test_a_question_is_never_a_clear_stance(clause):
     assert stance(clause + " ?", ["Japan"], ["Peru"]) in ("", "unclear")
 
@@ -343,10 +354,11 @@ FACT = "The flag is that of Japan."
 @settings(max_examples=100, deadline=None)
 @given(st.permutations(["first", "second", "third"]), st.lists(st.booleans(), min_size=1, max_size=3), st.booleans())
 def test_another_note_may_be_set_aside(order, applies, late):
-    "With one note followed, the others may be set aside wherever that stands; with none followed, each denial is one."
+    "Where one note is followed, the others may be set aside, before or after; where none is, each denial counts."
     said = [ABOUT[a].format(n) for n, a in zip(order, applies)]
     v = judge(" ".join([FACT, *said] if late else [*said, FACT]))
-    assert v["GS"] == any(applies) and v["dissonant"] == (not any(applies))
+    assert v["GS"] == any(applies)
+    assert v["dissonant"] == (not any(applies))
 
 
 @pytest.mark.parametrize(
@@ -365,20 +377,25 @@ def test_following_a_note_excuses_no_denial_of_the_edit(think):
 
 # ---- edits
 
-row = lambda kind, GS: dict(kind=kind, GS=GS)
+
+def judged(kind, GS):
+    return dict(kind=kind, GS=GS)
 
 
 @pytest.mark.parametrize(
     "rows,expected",
     [
-        ([row("exact", True), row("multi_hop", True)], ("deep", [])),
-        ([row("exact", True), row("multi_hop", False), row("text_rephrase", True)], ("surface", ["multi_hop"])),
-        ([row("exact", False), row("multi_hop", True)], ("none", ["exact"])),
-        ([row("multi_hop", True)], (None, [])),
-        ([row("exact", True)], (None, [])),
+        ([judged("exact", True), judged("multi_hop", True)], ("deep", [])),
+        (
+            [judged("exact", True), judged("multi_hop", False), judged("text_rephrase", True)],
+            ("surface", ["multi_hop"]),
+        ),
+        ([judged("exact", False), judged("multi_hop", True)], ("none", ["exact"])),
+        ([judged("multi_hop", True)], (None, [])),
+        ([judged("exact", True)], (None, [])),
         ([], (None, [])),
-        ([row("exact", True), row("multi_hop", True), row("multi_hop", False)], ("surface", ["multi_hop"])),
-        ([row("exact", True), row("image_rephrase", True), dict(kind="image_locality", EI=False)], ("deep", [])),
+        ([judged("exact", True), judged("multi_hop", True), judged("multi_hop", False)], ("surface", ["multi_hop"])),
+        ([judged("exact", True), judged("image_rephrase", True), dict(kind="image_locality", EI=False)], ("deep", [])),
     ],
 )
 def test_internalisation(rows, expected):
@@ -397,6 +414,11 @@ def row(method, edit, kind, text):
 GOOD, BARE, OLD = "<think>It is Japan.</think>Japan", "Japan", "<think>It is Peru.</think>Peru"
 
 
+def told(example):
+    "What an example says of a method."
+    return tuple(example[k] for k in ("failure", "method", "edit_id", "kind", "times"))
+
+
 def test_every_failure_is_shown_by_the_method_that_has_it_most():
     rows = [
         row("base", "a", "exact", OLD),
@@ -407,30 +429,26 @@ def test_every_failure_is_shown_by_the_method_that_has_it_most():
         row("often", "b", "exact", BARE),
         row("argues", "b", "exact", OLD),
     ]
-    assert [(r["failure"], r["method"], r["edit_id"], r["kind"], r["times"]) for r in examples(rows)] == [
+    assert [told(r) for r in examples(rows)] == [
         ("Structural Collapse", "often", "a", "exact", "2 of 2"),
         ("Cognitive Dissonance", "argues", "b", "exact", "1 of 2"),
         ("Shallow Internalization", "once", "b", "exact", "1 of 2"),
         ("Shallow Internalization", "once", "b", "multi_hop", "1 of 2"),
         ("grounded", "once", "b", "exact", "1 of 2"),
     ]
-    assert examples(rows[:1]) == []  # what the unedited model holds is no failure of an edit
+    assert examples(rows[:1]) == []  # the unedited model's own answer is no failure of an edit
 
 
 @given(st.text(max_size=60))
 def test_every_trace_has_one_mode(text):
     v = verdict(parse_trace(text), JAPAN)
-    assert (
-        (mode(v) == "grounded") == v["GS"]
-        and mode(v).startswith("collapse") == (not v["FMT"])
-        and (mode(v) == "dissonant") == v["dissonant"]
-    )
+    assert (mode(v) == "grounded") == v["GS"]
+    assert mode(v).startswith("collapse") == (not v["FMT"])
+    assert (mode(v) == "dissonant") == v["dissonant"]
 
 
 def test_corners():
-    assert [corner(*x) for x in ((1, 0), (0.95, 0.5), (0.9, 0.9), (0, 0))] == [
-        "keeps its form, does not generalise",
-        "keeps its form, generalises",
-        "collapses, generalises",
-        "collapses, does not generalise",
-    ]
+    assert corner(fmt=1, beyond=0) == "keeps its form, does not generalise"
+    assert corner(fmt=0.95, beyond=0.5) == "keeps its form, generalises"
+    assert corner(fmt=0.9, beyond=0.9) == "collapses, generalises"
+    assert corner(fmt=0, beyond=0) == "collapses, does not generalise"
