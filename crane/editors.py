@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['TARGET_TOKENS', 'ft_l', 'ft_v', 'ft_all', 'lora', 'ft_l_chain', 'lora_chain', 'DEMOS', 'ike_0', 'Edited',
            'edit_prompt', 'check_edit', 'check_edits', 'editor', 'unedited', 'weights_hash', 'restored', 'size',
-           'weight_editor', 'row_losses', 'tune', 'targets', 'last_mlp', 'projector', 'all_weights', 'attention',
-           'adapter', 'edit_note', 'with_notes', 'ike']
+           'weight_editor', 'encoded', 'row_losses', 'tune', 'targets', 'last_mlp', 'projector', 'all_weights',
+           'attention', 'adapter', 'edit_note', 'with_notes', 'ike']
 
 # %% ../nbs/03_editors.ipynb #bf65eb83
 import hashlib

@@ -263,7 +263,7 @@ def train_mend(
     edit_lr: float = 1e-3,  # Step size before training
     seed: int = 0,
 ) -> tuple[Mend, list[tuple[float, float]]]:  # The hypernetwork, and both losses of every step
-    "Train MEND's hypernetwork on edits, which the model itself survives unchanged; too few are a `CraneError`."
+    "Train MEND's hypernetwork on edits; the model itself is not changed. Too few edits are a `CraneError`."
     if len(check_edits(edits, m, needs_image=True)) < batch or len({e.subject for e in edits}) < 2:
         raise CraneError(
             f"MEND cannot be trained on {len(edits)} edits, {batch} a step: "
