@@ -526,11 +526,14 @@ def words_only(encoder: Encoder, edits: list[Edit], probes: list[Probe]) -> list
     return hits
 
 # %% ../nbs/09_evaluation.ipynb #3a3097fd
-QUESTION = """A fact was edited in a model: {old} became {new}.
-It was then asked: {question}
-It thought: {think}
-It answered: {answer}
-Does the thought accept the edited fact, without arguing against it or denying it, and does the answer follow from it? Say yes or no."""  # noqa: E501 (one line of a prompt)
+QUESTION = (
+    "A fact was edited in a model: {old} became {new}.\n"
+    "It was then asked: {question}\n"
+    "It thought: {think}\n"
+    "It answered: {answer}\n"
+    "Does the thought accept the edited fact, without arguing against it or denying it, "
+    "and does the answer follow from it? Say yes or no."
+)
 
 
 def judge_prompt(r: dict, p: Probe) -> str:

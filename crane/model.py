@@ -146,7 +146,7 @@ def pocket_path() -> Path:  # Folder of the shipped checkpoint
     if not names:
         raise CraneError(
             f"no pocket checkpoint is recorded in {DATA / 'SHA256SUMS.json'}: "
-            "restore the package, or train one with RETRAIN=1 in 02_model."
+            "restore the package, or train one with RETRAIN=1 in 02a_pocket."
         )
     return [shipped(n).parent for n in names][0]
 
