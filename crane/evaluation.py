@@ -267,7 +267,7 @@ def forced_editor(name: str, m: MLLM, edits: list[Edit], probes: list[Probe], wo
             rows += forced_rows(name, e, of[e.id], forcing)
     return rows
 
-
+# %% ../nbs/09_evaluation.ipynb #35297936
 def forced_library(
     name: str,
     m: MLLM,
@@ -307,7 +307,7 @@ def of_these(edits: list[Edit], probes: list[Probe]) -> list[Probe]:
 
     return [p for p in probes if p.edit_id in ids and not touched(p)]
 
-
+# %% ../nbs/09_evaluation.ipynb #d1f3d3ba
 def a_sequence(
     edits: list[Edit],  # Visual ones
     facts: list[Edit],  # Told in words

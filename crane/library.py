@@ -189,7 +189,7 @@ def apply(self: DualLibrary, info: dict, sha: str, part: Callable):  # As of `Re
     self.number, self.sha, self.before = number, sha, info["previous"]
     self.recorded, self.mark = info["thresholds"], info["library"]
 
-
+# %% ../nbs/06b_library.ipynb #48a139fd
 @patch
 def apply_add(self: DualLibrary, info: dict, part: Callable) -> dict[str, Turned]:  # By modality
     "Take in the edits of a revision."
@@ -234,7 +234,7 @@ def refresh(self: DualLibrary) -> int:  # Number of the last revision
             continue  # put together in one by a writer while we read
     raise CraneError(f"the library in {self.folder} changes faster than it can be read: stop its writer for a moment.")
 
-
+# %% ../nbs/06b_library.ipynb #c6ca3468
 @patch
 def read_number(self: DualLibrary, n: int) -> Revision:
     "Read a revision, which must bear its number and, unless it stands for all before it, follow the last one."
@@ -333,7 +333,7 @@ def writing(
             self.compact()
         yield
 
-
+# %% ../nbs/06b_library.ipynb #59b29e39
 @patch
 def base_number(self: DualLibrary) -> int:  # 0 if revisions were never put together
     "Number of the revision in which the earlier ones were put together."
@@ -389,7 +389,7 @@ def fact_key(edit: Edit) -> int:
     what = edit.relation if edit.relation in RELATIONS or edit.relation in IDENTITY else normalize(edit.question)
     return key64(edit.modality, edit.subject, what)
 
-
+# %% ../nbs/06b_library.ipynb #c67d2917
 def edit_picture(edit: Edit, world: World = None) -> bytes | None:  # The picture's file
     "Look at what an edit is found by; whatever is wrong with it is a `CraneError` that names edit and field."
 
@@ -472,7 +472,7 @@ def contradictions(self: DualLibrary, facts: set[int] = None) -> list[Contradict
                 res.append(Contradiction(later, earlier))
     return res
 
-
+# %% ../nbs/06b_library.ipynb #080362dc
 @patch
 def find(self: DualLibrary, *ids: str) -> list[tuple[str, int]]:  # Modality and row of each
     "Where edits stand, by id; an unknown one is a `CraneError`."
@@ -506,7 +506,7 @@ def undo(self: DualLibrary):
             raise CraneError("there is no change of the library left to undo.")
         self.commit("undo", dict(ids=np.zeros(0, np.uint64)))
 
-
+# %% ../nbs/06b_library.ipynb #143b58a6
 class Place(NamedTuple):
     "Where an edit stands."
 

@@ -63,7 +63,7 @@ def open_evaluation(folder: Path, about: dict) -> Path:  # The file of its lines
         )
     return path
 
-
+# %% ../nbs/09b_protocol.ipynb #2a92aadf
 def whole_lines(path: Path) -> list[dict]:
     "The lines of an evaluation; one that was cut off by a stop is dropped from the file."
     data = path.read_bytes() if path.exists() else b""
@@ -177,7 +177,7 @@ def evaluate(
     write_json(folder / "about.json", read_json(folder / "about.json") | dict(traces=sha256_file(path)))
     return scored
 
-
+# %% ../nbs/09b_protocol.ipynb #544a16a9
 def ask_missing(
     path: Path,  # The file of lines
     method: str,

@@ -237,7 +237,7 @@ def add(
     self.refresh_old(np.concatenate([facts, self.facts[dies]]))
     return (n + np.flatnonzero(keep)).astype(np.int32), dies
 
-
+# %% ../nbs/06_search.ipynb #9f825e97
 @patch
 def refresh_old(self: Library, facts: np.ndarray):
     "Mark which living rows a later one supersedes, for some facts."
@@ -290,7 +290,7 @@ def settle(
         scores = self.exact(query, rows)
     return self.ranked(rows, scores)
 
-
+# %% ../nbs/06_search.ipynb #c17f7f89
 @patch
 def nominate(
     self: Library, queries: np.ndarray, k: int = 1
