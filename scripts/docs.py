@@ -265,11 +265,17 @@ def pieces(code):
 FOLDED = '#| code-fold: true\n#| code-summary: "code"\n'
 
 
-def prepare(nb):
+# what public code builds on may stand in cells that are only shown: nbdev, which runs public code, finds it here
+NAMES = '#| exec_doc\n#| hide\nglobals().update(vars(__import__("crane.{module}", fromlist=["crane"])))'
+
+
+def prepare(nb, module):
     "Keep what nbdev would drop: prose in the title's cell, and the source of exported cells (shown folded)."
     first, *others = nb.cells
     title = re.match(r"# .+\n(\n*> .+\n)?", first.source + "\n")[0]
     cells = [mk_cell(title.strip(), "markdown"), mk_cell(first.source[len(title) :].strip(), "markdown")]
+    if module in MODULES:
+        cells.append(mk_cell(NAMES.format(module=module)))
     for c in others:
         cells += prepared(c)
     nb.cells = cells
@@ -336,7 +342,7 @@ def process(path):
     if name == "index":
         copies = {name: dict2nb(json.loads(nbformat.writes(executed_index())))}
     same, origin = with_outputs(nb, shown_cells(copies))
-    prepare(nb)
+    prepare(nb, name)
     notes = [c.source for c in copies[origin[0]].cells if c.get("id") == "executed-by"] if origin else []
     if origin and not same:
         notes.append(CHANGED)
