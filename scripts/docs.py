@@ -139,19 +139,27 @@ def api():
     return out
 
 
+def patches(decorator):
+    "Whether a decorator makes a function a method of a class."
+    return "patch" in ast.unparse(decorator)
+
+
 def doubtful():
-    "Words that are also a field, a parameter or a value somewhere: nobody can tell which one a word in prose means."
-    nodes, commands, fields = [], set(), set()
+    "Words that are also a field, a parameter, a value or another function: nobody can tell which one prose means."
+    nodes, commands, fields, functions = [], set(), set(), Counter()
     for m in MODULES:
         for statement in statements(m)[1:]:
             nodes += ast.walk(statement)
+            if isinstance(statement, ast.FunctionDef) and not any(map(patches, statement.decorator_list)):
+                functions[statement.name] += 1
     for n in nodes:
         for decorator in getattr(n, "decorator_list", []):
             commands.update(map(id, ast.walk(decorator)))
         if isinstance(n, ast.ClassDef):
             fields |= {b.target.id for b in n.body if isinstance(b, ast.AnnAssign)}
     values = {n.value for n in nodes if isinstance(n, ast.Constant) and id(n) not in commands}
-    return values | {n.arg for n in nodes if isinstance(n, ast.arg)} | fields | {*MODULES}
+    shared = {name for name, times in functions.items() if times > 1}
+    return values | {n.arg for n in nodes if isinstance(n, ast.arg)} | fields | shared | {*MODULES}
 
 
 @cache
