@@ -81,7 +81,8 @@ def content(path):
     if path.suffix in (".csv", ".md", ".tex"):
         return timeless_table(path)
     if path.suffix == ".json":
-        return timeless(json.loads(path.read_text()))
+        stored = json.loads(path.read_text())
+        return sorted(stored) if TIMED.search(path.stem) else timeless(stored)  # a file of nothing but times
     if path.suffix == ".jsonl":
         return [timeless(json.loads(line)) for line in path.read_text().splitlines()]
     return path.read_bytes()
