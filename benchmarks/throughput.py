@@ -13,7 +13,8 @@ from itertools import chain
 import torch
 from side_by_side import compare, machine
 
-from crane.model import MLLM, Prompt, answer, encode, load_mllm, opening, plain_text, teacher_forced
+from crane.generation import answer, plain_text, teacher_forced
+from crane.model import MLLM, Prompt, encode, load_mllm, opening
 from crane.pocket import SKILLS, Lessons
 from crane.world import World, load_world
 

@@ -59,7 +59,7 @@ def _say_shipped(run, stage):
 # %% ../nbs/00_core.ipynb #18f05696
 def stage_dir(
     run: str,  # Name of the run, usually its profile: `smoke`, `pocket`
-    stage: str,  # Name of the stage's notebook, such as `02a_pocket`
+    stage: str,  # Name of the stage's notebook, such as `02b_pocket`
     make: bool = True,  # Create the folder, to write there; without, the shipped copy stands in for a missing one
 ) -> Path:  # `runs/<run>/<stage>` under the project's root, or the shipped copy
     "The folder in which one stage of one run keeps its files."

@@ -23,7 +23,8 @@ import torch
 import torch.nn.functional as F
 
 from .core import CraneError, Edit, Trace, normalize, write_atomic
-from .model import MLLM, Completion, Note, Prompt, answer, encode, first_choices, neutralize, teacher_forced
+from .generation import Completion, answer, first_choices, teacher_forced
+from .model import MLLM, Note, Prompt, encode, neutralize
 from .pocket import flag_note, flag_sentence, respond, weigh
 from .questions import ask, counterfactuals, fact_sentence, pool
 from .world import RELATIONS, SEEN_ARTISTS, World

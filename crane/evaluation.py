@@ -17,8 +17,9 @@ from .benchmark import Benchmark
 from .core import CraneError, Edit, Probe, Trace, mentions, normalize, parse_trace
 from .editors import note_bytes
 from .failure_modes import uses_bridges, verdict
+from .generation import Completion, first_choices, same_choices, teacher_forced
 from .library import DualLibrary
-from .model import MLLM, Completion, Note, Prompt, first_choices, same_choices, teacher_forced
+from .model import MLLM, Note, Prompt
 from .pocket import flag_note
 from .probes import kind_of
 from .retrieval import Hit, about, found, not_its_own

@@ -14,7 +14,8 @@ from collections import defaultdict
 
 from .core import CraneError, Edit, Probe, Trace, find_name, mentions, normalize, parse_trace
 from .editors import edit_prompt
-from .model import MLLM, answer
+from .generation import answer
+from .model import MLLM
 from .questions import ask, edit_names
 from .world import HELD_OUT_ARTIST, World, known_facts
 

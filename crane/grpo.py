@@ -21,7 +21,8 @@ import torch
 from .benchmark import Benchmark
 from .core import CraneError, Probe, Trace, mentions, normalize, parse_trace
 from .failure_modes import grounding, sentences, stance, unsure
-from .model import MLLM, Prompt, neutralize, opening, plain_text, pocket_path, unloadable
+from .generation import plain_text
+from .model import MLLM, Prompt, neutralize, opening, pocket_path, unloadable
 from .questions import EMPTY_WORDS
 from .retrieval import Hit
 from .routing import in_scope, routing_model, routing_prompt

@@ -34,7 +34,8 @@ from crane.editors import (
     with_notes,
     write_tensors,
 )
-from .model import MLLM, Prompt, answer, chat, embed_images, embed_texts, encode, teacher_forced
+from .generation import answer, teacher_forced, told_of_rows
+from .model import MLLM, Prompt, chat, embed_images, embed_texts, encode
 from .pocket import descend, flag_sentence, optimizer, respond, weigh
 from .questions import ask, counterfactuals, fact_sentence, pool
 from .world import EDIT_ARTIST, SEEN_ARTISTS, Entity, World, known_facts, look_alikes
@@ -281,6 +282,11 @@ class SideMemory:
             return y
         return torch.where(self.chosen[:, None, None], y + move, y)
 
+    def keep(self, rows: torch.Tensor):  # As `told_of_rows` tells them
+        "Follow the rows of a batch."
+        if self.chosen is not None:
+            self.chosen = self.chosen[rows]
+
     def weigh(self, size, ends, mask):  # How far each token would be moved, (rows, tokens)
         "The mean over each prompt's tokens, and whether that is enough. What follows the prompt keeps to the choice."
         prompt = torch.arange(size.shape[1], device=size.device)[None] <= ends[:, None]
@@ -363,7 +369,7 @@ def wise(
         )
     at = m.model.get_decoder().layers[layer].mlp.down_proj
     memory = SideMemory(at.weight)
-    with restored(m, []), behind(m, at, memory):
+    with restored(m, []), behind(m, at, memory), told_of_rows(m, memory.keep):
         start = time.time()
         taken = learn_side(m, memory, edits[0], world, share, margins, reach, steps, lr)
         memory.side.requires_grad_(False)

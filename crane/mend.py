@@ -28,7 +28,8 @@ from crane.editors import (
     weights_hash,
     write_tensors,
 )
-from .model import MLLM, Prompt, answer
+from .generation import answer
+from .model import MLLM, Prompt
 from .pocket import descend, optimizer
 from .questions import ask
 from .world import SEEN_ARTISTS, World, known_facts

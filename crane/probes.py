@@ -17,7 +17,8 @@ from PIL import Image, ImageFilter
 from .core import CraneError, Edit, Probe, Trace, mentions
 from .editors import edit_prompt, encoded, reworded, said_logits
 from .failure_modes import exact_probe, varied
-from .model import MLLM, Prompt, answer
+from .generation import answer
+from .model import MLLM, Prompt
 from .pocket import flag_sentence
 from .questions import WORDINGS, ask, contained, edit_names, fact_sentence, looks, pool, visual_edit
 from crane.world import (

@@ -29,8 +29,9 @@ from crane.core import (
 )
 from .editors import weights_hash
 from .evaluation import BEHIND_LIBRARY, own_editor, plain_rows, run_crane, score
+from .generation import answer
 from .library import DualLibrary, default_thresholds
-from .model import MLLM, Prompt, answer
+from .model import MLLM, Prompt
 from .retrieval import found
 from .routing import BaseEncoder, answer_routed, thinks, unadapted
 from .running import by_edit, get_editor, run_together

@@ -178,7 +178,7 @@ def table_t1(res: pd.DataFrame) -> pd.DataFrame:  # Methods by metrics
 
 # %% ../nbs/10_report.ipynb #0c1b4ea0
 def table_t0(
-    base: pd.DataFrame,  # Results of `02a_pocket`, as of `result_table`
+    base: pd.DataFrame,  # Results of `02b_pocket`, as of `result_table`
 ) -> pd.DataFrame:  # Skills by what was measured
     "T0: the unedited model, asked in wordings that no lesson had."
     rows = rows_of(base, "T0").dropna(subset="skill")

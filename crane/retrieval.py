@@ -22,8 +22,9 @@ from fastcore.basics import patch
 from .benchmark import Benchmark, read_benchmark
 from .core import CraneError, Edit, Probe, mentions, normalize, stage_dir
 from .editors import Edited, editor, note_bytes, with_notes
+from .generation import answer
 from .library import MODALITIES, DualLibrary, changes
-from .model import MLLM, Prompt, answer
+from .model import MLLM, Prompt
 from .questions import visual_edit
 from .running import EDITORS
 from .search import Encoder, OwnEncoder

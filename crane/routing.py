@@ -21,8 +21,9 @@ from fastcore.basics import patch
 from .core import CraneError, Edit, Probe, Trace, normalize, parse_trace, read_json, shipped
 from .editors import edit_note
 from .failure_modes import verdict
+from .generation import Completion, answer
 from .library import DualLibrary, default_thresholds
-from .model import MLLM, Completion, Note, Prompt, answer, load_mllm, unloadable
+from .model import MLLM, Note, Prompt, load_mllm, unloadable
 from .pocket import respond, save_mllm
 from .probes import path_sentences
 from .retrieval import Hit

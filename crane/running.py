@@ -34,8 +34,9 @@ from crane.editors import (
     targets,
     weights_hash,
 )
+from .generation import Completion, answer_batch
 from .mend import Mend, changes, hooked, hypernetwork, low_rank, mend_weights
-from .model import MLLM, Completion, Prompt, answer_batch
+from .model import MLLM, Prompt
 from .world import World
 
 # %% ../nbs/03c_running.ipynb #42165cd7
@@ -518,7 +519,7 @@ def answer_together(
                 left[e] = sorted(numbers, key=lambda i: (len(ps[i].images), len(ps[i].question)))
         for batch in layouts(left, rows):
             with several.under(list(left)):
-                said = answer_batch(m, [prompts[e][i] for e, i in batch], world, cap)
+                said = answer_batch(m, [prompts[e][i] for e, i in batch], world, cap, leave=False)
             res |= {at: c for at, c in zip(batch, said) if c.ended or cap == last}
     return [[res[e, i] for i in range(len(ps))] for e, ps in enumerate(prompts)]
 

@@ -11,7 +11,7 @@ from crane.reproduce import about, promotable
 
 RUN = "smoke"
 READ = {  # stage -> what later notebooks read of it
-    "02a_pocket": ["results.json"],
+    "02b_pocket": ["results.json"],
     "03a_mend": ["mend.safetensors"],
     "03b_memory_editors": ["serac*.safetensors"],
     "04_failure_modes": ["examples.jsonl", "curve.jsonl", "*.png"],

@@ -25,6 +25,7 @@ from crane.editors import (
     targets,
     write_tensors,
 )
+from crane.generation import answer, answer_batch
 from crane.mend import (
     Mend,
     changes,
@@ -37,7 +38,7 @@ from crane.mend import (
     save_mend,
     train_mend,
 )
-from crane.model import Prompt, answer, answer_batch, encode, load_mllm
+from crane.model import Prompt, encode, load_mllm
 from crane.questions import counterfactuals
 from crane.running import (
     EDITORS,

@@ -10,18 +10,8 @@ import torch
 from families import FAMILIES, VIDEO, edit_json
 
 from crane.core import CraneError
-from crane.model import (
-    Note,
-    Prompt,
-    answer,
-    chat,
-    embed_images,
-    embed_texts,
-    encode,
-    load_mllm,
-    opening,
-    teacher_forced,
-)
+from crane.generation import answer, teacher_forced
+from crane.model import Note, Prompt, chat, embed_images, embed_texts, encode, load_mllm, opening
 from crane.world import load_world
 
 FLAG = "flag-icons-4x3/PE"

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from crane.core import DATA, CraneError, Probe, normalize, parse_trace, read_json
 from crane.editors import edit_prompt
+from crane.generation import answer, teacher_forced
 from crane.grpo import cognitive_routing_reward
-from crane.model import Note, Prompt, answer, encode, load_mllm, neutralize, teacher_forced
+from crane.model import Note, Prompt, encode, load_mllm, neutralize
 from crane.pocket import Lessons
 from crane.questions import counterfactuals
 from crane.running import get_editor

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from crane.core import CraneError, Probe, find_name, mentions
 from crane.editors import DEMOS, demonstrations, edit_note, edit_prompt, ike, ike_0, weights_hash, with_notes
+from crane.generation import answer, teacher_forced
 from crane.memory_editors import (
     SAME,
     Codebook,
@@ -28,7 +29,7 @@ from crane.memory_editors import (
     train_serac,
     wise,
 )
-from crane.model import Prompt, answer, chat, encode, load_mllm, teacher_forced
+from crane.model import Prompt, chat, encode, load_mllm
 from crane.questions import ask, counterfactuals, pool
 from crane.retrieval import retrieval_prompt
 from crane.running import run_editor, sequence, state_of
