@@ -47,20 +47,23 @@ def plain_text(
     return (opened + text).strip().replace(m.think[0], "<think>").replace(m.think[1], "</think>")
 
 # %% ../nbs/02a_generation.ipynb #de3e4e53
+def lengths(m: MLLM, ids: torch.Tensor) -> list[int]:  # From (rows, tokens) ids, without the prompts
+    "How many tokens each row has written, its end token among them."
+    is_end = torch.isin(ids, torch.tensor(m.ends, device=ids.device))
+    return torch.where(is_end.any(1), is_end.int().argmax(1) + 1, ids.shape[1]).tolist()
+
+
 def completions(
     m: MLLM,
     ids: torch.Tensor,  # (rows, tokens), without the prompts
     start: float,  # When the batch began
 ) -> list[Completion]:
     "What one batch generated, each row up to its first end token."
-    is_end = torch.isin(ids, torch.tensor(m.ends, device=ids.device))
-    ended = is_end.any(1)
-    lengths = torch.where(ended, is_end.int().argmax(1) + 1, ids.shape[1])
-    opened = opening(m)
-    seconds = (time.time() - start) / len(ids)
-    return [
-        Completion(plain_text(m, row[:n], opened), bool(e), int(n), seconds) for row, n, e in zip(ids, lengths, ended)
-    ]
+    opened, seconds = opening(m), (time.time() - start) / len(ids)
+    said = []
+    for row, n in zip(ids, lengths(m, ids)):
+        said.append(Completion(plain_text(m, row[:n], opened), int(row[n - 1]) in m.ends, n, seconds))
+    return said
 
 # %% ../nbs/02a_generation.ipynb #6d15276d
 class GumbelNoise:

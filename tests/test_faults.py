@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from crane.core import DATA, CraneError, Probe, normalize, parse_trace, read_json
 from crane.editors import edit_prompt
 from crane.generation import answer, teacher_forced
-from crane.grpo import cognitive_routing_reward
 from crane.model import Note, Prompt, encode, load_mllm, neutralize
 from crane.pocket import Lessons
 from crane.questions import counterfactuals
+from crane.reward import cognitive_routing_reward
 from crane.running import get_editor
 from crane.world import entity_facts, load_world, open_image
 

@@ -20,7 +20,6 @@ from crane import core, grpo
 from crane.core import Edit, Probe, mentions, normalize, parse_trace
 from crane.editors import edit_note
 from crane.failure_modes import uses_bridges, verdict
-from crane.grpo import REWARD, cognitive_routing_reward, reward_parts
 from crane.pocket import respond
 from crane.probes import (
     attribute_edit,
@@ -33,6 +32,7 @@ from crane.probes import (
     path_sentences,
 )
 from crane.questions import counterfactuals, visual_edit
+from crane.reward import REWARD, cognitive_routing_reward, reward_parts
 from crane.routing import WORDS, in_scope, routing_chain
 from crane.world import RELATIONS, load_world, look_alikes, shown_in
 
