@@ -7,12 +7,15 @@ __all__ = ['Completion', 'answer', 'teacher_forced', 'first_choices', 'same_choi
 
 # %% ../nbs/02a_generation.ipynb #fbcb3ae1
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 
 from .core import Trace, parse_trace, progress
@@ -72,47 +75,56 @@ class GumbelNoise:
     def __init__(
         self,
         temperature: float,  # In (0, ∞)
-        seeds: list[int],  # One a row
+        seeds: list[int],  # One a row that is to be written
     ):
-        self.temperature = temperature
-        self.generators = [torch.Generator().manual_seed(s) for s in seeds]
+        self.temperature, self.seeds, self.generators = temperature, seeds, {}
 
     def __call__(
         self,
         scores: torch.Tensor,  # (rows, vocabulary)
-        rows: list[int],  # Their places in the batch
+        rows: Sequence[int],  # Their places among the seeds
     ) -> torch.Tensor:
+        for i in rows:
+            if i not in self.generators:
+                self.generators[i] = torch.Generator().manual_seed(self.seeds[i])
         noise = [torch.empty(scores.shape[1]).exponential_(generator=self.generators[i]) for i in rows]
         return scores.float() / self.temperature - torch.stack(noise).log().to(scores.device)
 
 # %% ../nbs/02a_generation.ipynb #24aafcf5
 class Room(DynamicLayer):
-    "A layer of the cache with room for further tokens."
+    "A layer of the cache, (rows, heads, tokens, width), with room for further tokens."
 
     def __init__(self, further: int):  # Tokens
         super().__init__()
         self.further, self.filled = further, 0
 
     def update(self, key_states, value_states, *args, **kw):
-        rows, heads, tokens, width = key_states.shape
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self.all_keys = key_states.new_empty(rows, heads, tokens + self.further, width)
-            self.all_values = value_states.new_empty(rows, heads, tokens + self.further, width)
-        new = slice(self.filled, self.filled + tokens)
-        self.all_keys[:, :, new] = key_states
-        self.all_values[:, :, new] = value_states
-        self.filled += tokens
-        return self.show()
+            self.all_keys, self.all_values = (F.pad(x, (0, 0, 0, self.further)) for x in (key_states, value_states))
+        new = slice(self.filled, self.filled + key_states.shape[2])
+        self.all_keys[:, :, new], self.all_values[:, :, new] = key_states, value_states
+        return self.fill(new.stop)
 
-    def show(self):
-        "The part that is filled."
-        self.keys, self.values = self.all_keys[:, :, : self.filled], self.all_values[:, :, : self.filled]
+    def fill(self, tokens: int):
+        "Say how far it is filled."
+        self.filled = tokens
+        self.keys, self.values = self.all_keys[:, :, :tokens], self.all_values[:, :, :tokens]
         return self.keys, self.values
 
     def batch_select_indices(self, indices):
         self.all_keys, self.all_values = self.all_keys[indices], self.all_values[indices]
-        self.show()
+        self.fill(self.filled)
+
+    def join(self, layer, start: int, tokens: int):
+        "Put another layer's rows below, all filled up to `tokens`; what stands before `start` is dropped."
+
+        def both(mine, others):
+            padded = [F.pad(x, (0, 0, tokens - x.shape[2], self.further)) for x in (mine[:, :, start:], others)]
+            return torch.cat(padded)
+
+        self.all_keys, self.all_values = both(self.keys, layer.keys), both(self.values, layer.values)
+        self.fill(tokens)
 
 # %% ../nbs/02a_generation.ipynb #3ee9ff1e
 @contextmanager
@@ -127,99 +139,150 @@ def told_of_rows(
     finally:
         m.listeners.remove(tell)
 
-
+# %% ../nbs/02a_generation.ipynb #ac0ea898
 @dataclass
 class Rows:
     "The rows of a batch that are still written."
 
-    at: torch.Tensor  # (rows,), their places in the batch
-    position: torch.Tensor  # (rows,), of each row's last token, not counting padding
-    mask: torch.Tensor  # (rows, prompt + length cap), 0 for padding
+    at: torch.Tensor  # (rows,), which prompts they continue
+    count: torch.Tensor  # (rows,), tokens written so far
+    going: torch.Tensor  # (rows,), whether they go on
+    position: torch.Tensor  # (rows,), of the last token, not counting padding
+    mask: torch.Tensor  # (rows, tokens and room), 0 for padding
+    scores: torch.Tensor  # (rows, vocabulary), of the next token
     cache: Cache
     listeners: list[Callable]
+
+    EACH = "at", "count", "going", "position", "mask", "scores"
+
+    @property
+    def filled(self) -> int:
+        "Tokens in the cache."
+        return self.cache.get_seq_length()
 
     def pick(self, which: torch.Tensor):  # Indices of rows, any of them never, once or several times
         "Keep some rows."
         for tell in self.listeners:
             tell(which)
-        self.at, self.position, self.mask = self.at[which], self.position[which], self.mask[which]
+        for name in self.EACH:
+            setattr(self, name, getattr(self, name)[which])
         self.cache.batch_select_indices(which)
 
+    def join(self, others: "Rows"):
+        "Let other rows in."
+        start = int(self.mask[:, : self.filled].any(0).int().argmax())
+        tokens, room = max(self.filled - start, others.filled), self.cache.layers[0].further
+
+        def aligned(mask):  # (rows, tokens)
+            return F.pad(F.pad(mask, (tokens - mask.shape[1], 0)), (0, room), value=1)
+
+        self.mask, others.mask = aligned(self.mask[:, start : self.filled]), aligned(others.mask[:, : others.filled])
+        for mine, theirs in zip(self.cache.layers, others.cache.layers):
+            mine.join(theirs, start, tokens)
+        for name in self.EACH:
+            setattr(self, name, torch.cat([getattr(self, name), getattr(others, name)]))
+
 # %% ../nbs/02a_generation.ipynb #d0aa60ac
-def read_prompts(
+class Read(NamedTuple):
+    "Encoded prompts, and the rows that continue them."
+
+    enc: dict  # As of `encode`
+    copies: list[int] | None = None  # For each row the prompt that it continues; one row a prompt if left out
+
+
+def begin(
     m: MLLM,
-    enc: dict,  # Encoded prompts
+    places: list[int],  # Of the rows among all that are to be written
+    read: Read,
     cap: int,  # Tokens to be written at most
-    copies: list[int] = None,  # For each row of the batch the prompt that it continues; one row a prompt if left out
-) -> tuple[Rows, torch.Tensor]:  # Rows, and the scores of their first token (rows, vocabulary)
-    "Read the prompts of a batch."
-    mask = enc["attention_mask"]
+) -> Rows:
+    "Read some prompts."
+    mask = read.enc["attention_mask"]
     position = (mask.cumsum(1) - 1).clamp(min=0)
     cache = Cache(layer_class_to_replicate=partial(Room, cap))
-    out = m.model(**enc, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1)
-    ahead = mask.new_ones(len(mask), cap)
-    at, mask = torch.arange(len(mask), device=mask.device), torch.cat([mask, ahead], 1)
-    rows = Rows(at, position[:, -1], mask, cache, m.listeners)
-    scores = out.logits[:, -1]
-    if copies is None:
-        return rows, scores
-    copies = torch.tensor(copies, device=mask.device)
-    rows.pick(copies)
-    rows.at = torch.arange(len(copies), device=mask.device)
-    return rows, scores[copies]
+    out = m.model(**read.enc, position_ids=position, past_key_values=cache, use_cache=True, logits_to_keep=1)
+    at = torch.arange(len(mask), device=mask.device)
+    going, mask = torch.ones_like(at, dtype=torch.bool), F.pad(mask, (0, cap), value=1)
+    rows = Rows(at, at * 0, going, position[:, -1], mask, out.logits[:, -1], cache, m.listeners)
+    if read.copies is not None:
+        rows.pick(torch.tensor(read.copies, device=mask.device))
+    rows.at = torch.tensor(places, device=mask.device)
+    return rows
+
+
+def step(m: MLLM, rows: Rows, ids: torch.Tensor):  # (rows,), of the tokens that were chosen last
+    "Let each row see its last token, for the scores of the next."
+    rows.position = rows.position + 1
+    out = m.model(
+        input_ids=ids[:, None],
+        attention_mask=rows.mask[:, : rows.filled + 1],
+        position_ids=rows.position[:, None],
+        past_key_values=rows.cache,
+        use_cache=True,
+        logits_to_keep=1,
+    )
+    rows.scores = out.logits[:, -1]
 
 # %% ../nbs/02a_generation.ipynb #f9643aef
-CROWD = 0.8  # a batch is packed anew once less than this share of its rows is still written (our choice, on time)
+CROWD = 0.7  # rows leave, and others join, once less than this share of a batch is still written (our choice, on time)
 
 
 @torch.no_grad()
 def decode(
     m: MLLM,
-    enc: dict,  # Encoded prompts
+    order: list[int],  # Places of the rows, 0…n-1, in the order in which they are begun
+    read: Callable,  # From some places to a `Read`
     cap: int,  # Tokens to be written at most
     noise: GumbelNoise = None,  # For draws; greedy if left out
-    copies: list[int] = None,  # As of `read_prompts`
-    leave: bool = True,  # Whether a row that has ended leaves the batch
-) -> torch.Tensor:  # (rows, cap) ids; those behind a row's end token mean nothing
-    "Continue the prompts of a batch."
-    prompt, ends = enc["input_ids"].shape[1], torch.tensor(m.ends, device=m.device)
-    rows, scores = read_prompts(m, enc, cap, copies)
-    written = torch.zeros(len(rows.at), cap, dtype=torch.long, device=m.device)
-    going = torch.ones_like(rows.at, dtype=torch.bool)
-    for step in range(cap):
-        ids = (noise(scores, rows.at.tolist()) if noise else scores).argmax(-1)
-        written[rows.at, step] = ids
-        going &= ~torch.isin(ids, ends)
-        left = int(going.sum())
-        if not left or step == cap - 1:
-            break
-        if leave and left < CROWD * len(going):
-            stay = going.nonzero()[:, 0]
+    width: int = 64,  # Rows at a time
+    leave: bool = True,  # Whether rows leave and join
+    done: Callable = lambda n: None,  # Told how many rows have ended
+) -> torch.Tensor:  # (n, cap) ids; those behind a row's end token mean nothing
+    "Continue prompts."
+    waiting, rows, ends = deque(order), None, torch.tensor(m.ends, device=m.device)
+    written = torch.zeros(len(order), cap + 1, dtype=torch.long, device=m.device)
+    while waiting or rows:
+        free = width - (len(rows.at) if rows else 0)
+        if waiting and (not rows or leave and not m.listeners and free > (1 - CROWD) * width):
+            places = [waiting.popleft() for _ in range(min(free, len(waiting)))]
+            fresh = begin(m, places, read(places), cap)
+            if rows:
+                rows.join(fresh)
+            else:
+                rows = fresh
+        ids = (noise(rows.scores, rows.at.tolist()) if noise else rows.scores).argmax(-1)
+        written[rows.at, rows.count] = ids
+        rows.count = rows.count + rows.going
+        rows.going = rows.going & ~torch.isin(ids, ends) & (rows.count < cap)
+        left = int(rows.going.sum())
+        if not left:
+            done(len(rows.at))
+            rows = None
+            continue
+        if leave and left <= CROWD * len(rows.at):
+            done(len(rows.at) - left)
+            stay = rows.going.nonzero()[:, 0]
             rows.pick(stay)
-            ids, going = ids[stay], going[stay]
-        rows.position = rows.position + 1
-        out = m.model(
-            input_ids=ids[:, None],
-            attention_mask=rows.mask[:, : prompt + step + 1],
-            position_ids=rows.position[:, None],
-            past_key_values=rows.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        scores = out.logits[:, -1]
-    return written[:, : step + 1]
+            ids = ids[stay]
+        step(m, rows, ids)
+    return written[:, :cap]
 
 # %% ../nbs/02a_generation.ipynb #20357dcb
 COUNTED = ("llava",)  # families of which a token's position is its place in the text
+
+
+def counted(m: MLLM) -> bool:
+    "Whether `decode` can write for a model."
+    return m.model.config.model_type in COUNTED
 
 
 def generate(
     m: MLLM,
     enc: dict,  # Encoded prompts
     cap: int,  # Tokens to be written at most
-    noise: GumbelNoise = None,  # As of `decode`
+    noise: Callable = None,  # From the scores (rows, vocabulary) to scores of which the greatest is taken
 ) -> torch.Tensor:  # (rows, tokens) ids; those behind a row's end token mean nothing
-    "The same as `decode`, by transformers."
+    "One batch by transformers."
     from transformers import GenerationConfig, LogitsProcessorList
 
     how = GenerationConfig(
@@ -229,19 +292,21 @@ def generate(
         pad_token_id=m.tok.pad_token_id,
         eos_token_id=m.ends,
     )
-
-    def with_noise(ids, scores):
-        return noise(scores, range(len(scores)))
-
-    processors = LogitsProcessorList([with_noise] if noise else [])
+    processors = LogitsProcessorList([lambda ids, scores: noise(scores)] if noise else [])
     ids = m.model.generate(**enc, generation_config=how, logits_processor=processors)
     return ids[:, enc["input_ids"].shape[1] :]
 
 # %% ../nbs/02a_generation.ipynb #916d8ee3
-def copied(prompts: list[Prompt]) -> tuple[list[Prompt], list[int]]:  # Distinct prompts, and which each one is
-    "What has to be read for some prompts."
-    place = {p: i for i, p in enumerate(dict.fromkeys(prompts))}
-    return list(place), [place[p] for p in prompts]
+def reader(m: MLLM, prompts: list[Prompt], world: World = None) -> Callable:  # For `decode`
+    "Encode some prompts, equal ones once."
+
+    def read(places):
+        some = [prompts[i] for i in places]
+        row = {p: i for i, p in enumerate(dict.fromkeys(some))}
+        enc = {k: v.to(m.device) for k, v in encode(m, list(row), world).items()}
+        return Read(enc, [row[p] for p in some] if len(row) < len(some) else None)
+
+    return read
 
 
 @torch.no_grad()
@@ -252,25 +317,30 @@ def answer_batch(
     max_new_tokens: int = None,
     temperature: float = 0.0,
     seeds: list[int] = (),  # One a prompt, if the temperature is not 0
-    leave: bool = True,  # As of `decode`
 ) -> list[Completion]:
-    "Answer one batch of prompts."
-    start, cap = time.time(), max_new_tokens or m.max_new_tokens
+    "Answer one batch of prompts that stay together until the last has ended."
+    start, cap, n = time.time(), max_new_tokens or m.max_new_tokens, len(prompts)
     noise = GumbelNoise(temperature, seeds) if temperature else None
-    counted = m.model.config.model_type in COUNTED
-    read, copies = copied(prompts) if counted and leave else (prompts, None)
-    enc = {k: v.to(m.device) for k, v in encode(m, read, world).items()}
-    with explained(m, len(prompts)):
-        ids = decode(m, enc, cap, noise, copies, leave) if counted else generate(m, enc, cap, noise)
+    enc = {k: v.to(m.device) for k, v in encode(m, prompts, world).items()}
+    with explained(m, n):
+        if counted(m):
+            ids = decode(m, list(range(n)), lambda _: Read(enc), cap, noise, n, leave=False)
+        else:
+            ids = generate(m, enc, cap, noise and partial(noise, rows=range(n)))
     return completions(m, ids, start)
 
 # %% ../nbs/02a_generation.ipynb #2f178104
+def by_size(prompts: list[Prompt]) -> list[int]:  # Indices of prompts
+    "Prompts from the shortest to the longest."
+    return sorted(range(len(prompts)), key=lambda i: (*prompts[i].size, i))
+
+
 def like_length(
     prompts: list[Prompt],
     batch_size: int,
 ) -> list[list[int]]:  # Indices of prompts, batch by batch
     "Cut prompts into batches of like length."
-    order = sorted(range(len(prompts)), key=lambda i: (*prompts[i].size, i))
+    order = by_size(prompts)
     return [order[b : b + batch_size] for b in range(0, len(order), batch_size)]
 
 # %% ../nbs/02a_generation.ipynb #bd8e09c6
@@ -283,13 +353,29 @@ def answer(
     temperature: float = 0.0,  # 0 is greedy
     seed: int = 0,  # Of sampling
 ) -> list[Completion]:  # In the order of the prompts
-    "Answer prompts in batches of like length; the texts do not depend on the batch size."
-    said = {}
-    for batch in progress(like_length(prompts, batch_size), "batches of answers"):
-        seeds = [seed * 1_000_003 + i for i in batch]
-        completed = answer_batch(m, [prompts[i] for i in batch], world, max_new_tokens, temperature, seeds)
-        said |= dict(zip(batch, completed))
-    return [said[i] for i in range(len(prompts))]
+    "Answer prompts, so many at a time; the texts do not depend on the batch size."
+    if not temperature and len(set(prompts)) < len(prompts):
+        distinct = list(dict.fromkeys(prompts))
+        said = dict(zip(distinct, answer(m, distinct, world, batch_size, max_new_tokens)))
+        return [said[p] for p in prompts]
+    seeds = [seed * 1_000_003 + i for i in range(len(prompts))]
+    if not counted(m):
+        said = {}
+        for batch in progress(like_length(prompts, batch_size), "batches of answers"):
+            some, drawn = [prompts[i] for i in batch], [seeds[i] for i in batch]
+            said |= zip(batch, answer_batch(m, some, world, max_new_tokens, temperature, drawn))
+        return [said[i] for i in range(len(prompts))]
+    start, cap, bar = time.time(), max_new_tokens or m.max_new_tokens, iter(progress(prompts, "answers"))
+    noise = GumbelNoise(temperature, seeds) if temperature else None
+
+    def done(n):
+        for _ in range(n):
+            next(bar, None)
+
+    with explained(m, batch_size):
+        ids = decode(m, by_size(prompts), reader(m, prompts, world), cap, noise, batch_size, done=done)
+    done(1)
+    return completions(m, ids, start)
 
 # %% ../nbs/02a_generation.ipynb #b5791625
 def forced_batches(

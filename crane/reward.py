@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import NamedTuple
 
-from .core import Probe, Trace, mentions, normalize, parse_trace
+from .core import Probe, Trace, mentions, normalize
 from .failure_modes import grounding, sentences, stance, unsure
 from .model import neutralize
 from .questions import EMPTY_WORDS

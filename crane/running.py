@@ -519,7 +519,7 @@ def answer_together(
                 left[e] = sorted(numbers, key=lambda i: (len(ps[i].images), len(ps[i].question)))
         for batch in layouts(left, rows):
             with several.under(list(left)):
-                said = answer_batch(m, [prompts[e][i] for e, i in batch], world, cap, leave=False)
+                said = answer_batch(m, [prompts[e][i] for e, i in batch], world, cap)
             res |= {at: c for at, c in zip(batch, said) if c.ended or cap == last}
     return [[res[e, i] for i in range(len(ps))] for e, ps in enumerate(prompts)]
 
