@@ -80,7 +80,10 @@ def reproduce_command(
     start: FromThere = None,
     given: Given = (),
     seeds: Annotated[str, typer.Option("--seeds", help="a run for each, such as 0,1,2")] = "",
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="how many notebooks run at a time")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option("--jobs", min=1, help="how many notebooks run at a time, one thread each", show_default="cores"),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="check everything and say what would run, and why")
     ] = False,

@@ -354,6 +354,8 @@ def answer(
     seed: int = 0,  # Of sampling
 ) -> list[Completion]:  # In the order of the prompts
     "Answer prompts, so many at a time; the texts do not depend on the batch size."
+    if not prompts:
+        return []
     if not temperature and len(set(prompts)) < len(prompts):
         distinct = list(dict.fromkeys(prompts))
         said = dict(zip(distinct, answer(m, distinct, world, batch_size, max_new_tokens)))

@@ -517,8 +517,7 @@ class Batch:
         if s not in self.again and not why_again(s.runs, s.stage, now):
             say(f"{where}  kept from before")
             return
-        threads = max(1, hardware()["cores"] // self.jobs)
-        env = {"OMP_NUM_THREADS": str(threads)} if self.jobs > 1 else {}
+        env = {"OMP_NUM_THREADS": "1"}  # however many run at a time: rounding depends on the number of threads
         self.at[s] = Progress(where, 0, expected(self.root, s.runs).get(s.stage))
         self.running[self.pool.submit(run_notebook, self.root, s, now, self.at[s], env)] = s
 
@@ -589,7 +588,7 @@ def reproduce(
     start: str | None = None,  # Notebook name: it, and what reads it
     given: dict | None = None,  # Notebook name -> parameters, over those of the profile
     seeds: Iterable[int] = (),  # A run for each; the profile's own if left out
-    jobs: int = 1,  # Notebooks at a time
+    jobs: int | None = None,  # Notebooks at a time; as many as there are cores if left out
     dry: bool = False,  # Only say what would be done
 ) -> list[Path]:  # The folders with tables and figures, after a whole run
     "Run the notebooks of a profile and promote the results if the profile says so."
@@ -610,6 +609,7 @@ def reproduce(
             for steps in of_seed.values():
                 shutil.rmtree(steps[0].runs, ignore_errors=True)
         begin = time.time()
+        jobs = jobs or hardware()["cores"]
         ran = run_all(meant, root, jobs, set(meant) if fresh else frozenset())
         print(f"{len(ran)} notebooks run, {len(meant) - len(ran)} kept, in {clock(time.time() - begin)}")
         if own not in of_seed or only or start or given:
