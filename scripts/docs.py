@@ -97,11 +97,15 @@ class Name(NamedTuple):
     anchor: str  # no anchor: the page does not document it
 
 
+def patches_a_class(node):
+    "Whether a decorator makes a function a method of a class."
+    return any("patch" in ast.unparse(d) for d in node.decorator_list)
+
+
 def named(node, lines):
     "What a statement of a module names, with the class that it patches before it."
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
-        patches = any("patch" in ast.unparse(d) for d in node.decorator_list)
-        name = f"{node.args.args[0].annotation.id}.{node.name}" if patches else node.name
+        name = f"{node.args.args[0].annotation.id}.{node.name}" if patches_a_class(node) else node.name
         yield Name(name, node.lineno, (ast.get_docstring(node) or "").split("\n")[0], "#" + name.lower())
     if isinstance(node, (ast.Assign, ast.AnnAssign)):
         comment = re.search(r" # (.+)", lines[node.end_lineno - 1])
@@ -139,18 +143,13 @@ def api():
     return out
 
 
-def patches(decorator):
-    "Whether a decorator makes a function a method of a class."
-    return "patch" in ast.unparse(decorator)
-
-
 def doubtful():
     "Words that are also a field, a parameter, a value or another function: nobody can tell which one prose means."
     nodes, commands, fields, functions = [], set(), set(), Counter()
     for m in MODULES:
         for statement in statements(m)[1:]:
             nodes += ast.walk(statement)
-            if isinstance(statement, ast.FunctionDef) and not any(map(patches, statement.decorator_list)):
+            if isinstance(statement, ast.FunctionDef) and not patches_a_class(statement):
                 functions[statement.name] += 1
     for n in nodes:
         for decorator in getattr(n, "decorator_list", []):

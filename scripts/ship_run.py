@@ -10,6 +10,21 @@ from crane.core import DATA, CraneError, project_root, write_json
 from crane.reproduce import about, promotable
 
 RUN = "smoke"
+JUDGED = [
+    "scored",
+    "calm",
+    "seeds",
+    "forced",
+    "sequence",
+    "growth",
+    "kinds",
+    "ood",
+    "ablations",
+    "ranks",
+    "scopes",
+    "thoughts",
+    "confusions",
+]
 READ = {  # stage -> what later notebooks read of it
     "02b_pocket": ["results.json"],
     "03a_mend": ["mend.safetensors"],
@@ -19,7 +34,7 @@ READ = {  # stage -> what later notebooks read of it
     "06c_retrieval": ["thresholds.json"],
     "07a_sft": ["summary.json", "log.jsonl", "**/model/*"],
     "08_grpo": ["summary.json", "log.jsonl", "**/model/*"],
-    "09_evaluation": ["*.jsonl", "curves.json", "training_seconds.json"],
+    "09_evaluation": [*(f"{rows}.jsonl" for rows in JUDGED), "curves.json", "training_seconds.json"],
     "09a_tables": ["results.json"],
 }
 

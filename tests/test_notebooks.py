@@ -20,8 +20,10 @@ spec.loader.exec_module(ship_run)
 READS = {  # notebook -> stages of which it takes what ships
     "03c_running": ["03a_mend", "03b_memory_editors"],
     "04_failure_modes": ["03a_mend", "03b_memory_editors"],
+    "06_search": ["05a_benchmark"],
     "06b_library": ["05a_benchmark"],
     "06c_retrieval": ["05a_benchmark"],
+    "07_routing": ["05a_benchmark"],
     "07a_sft": ["05a_benchmark"],
     "08_grpo": ["05a_benchmark", "07a_sft"],
     "09_evaluation": ["03a_mend", "03b_memory_editors", "05a_benchmark", "06c_retrieval", "07a_sft", "08_grpo"],
