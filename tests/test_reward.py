@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crane import core, grpo
+from crane import core, reward
 from crane.core import Edit, Probe, mentions, normalize, parse_trace
 from crane.editors import edit_note
 from crane.failure_modes import uses_bridges, verdict
@@ -50,7 +50,7 @@ def remembered():  # the same few strings are compared again and again
 
 
 def test_the_examples_of_the_docstrings_run():
-    result = doctest.testmod(grpo)
+    result = doctest.testmod(reward)
     assert result.failed == 0 and result.attempted >= len(REWARD)
 
 
