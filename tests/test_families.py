@@ -9,8 +9,9 @@ import pytest
 import torch
 from families import FAMILIES, VIDEO, edit_json
 
+from crane import generation
 from crane.core import CraneError
-from crane.generation import answer, teacher_forced
+from crane.generation import answer, counted, teacher_forced
 from crane.model import Note, Prompt, chat, embed_images, embed_texts, encode, load_mllm, opening
 from crane.world import load_world
 
@@ -51,6 +52,17 @@ def test_the_same_text_whatever_the_batch_size(m, world):
     drawn = texts(m, world, temperature=1.0, seed=3)
     assert texts(m, world, temperature=1.0, seed=3, batch_size=1) == drawn
     assert texts(m, world, temperature=1.0, seed=4) != drawn
+
+
+def test_rows_that_leave_and_join_change_no_text(world, monkeypatch):
+    m = load_mllm("pocket")
+    assert counted(m)
+    sampled = dict(temperature=1.0, seed=3)
+    ours = [texts(m, world, batch_size=n, **kw) for n in (2, 64) for kw in ({}, sampled)]
+    monkeypatch.setattr(generation, "COUNTED", ())
+    assert not counted(m)  # so transformers' generate writes
+    theirs = [texts(m, world, batch_size=1, **kw) for kw in ({}, sampled)]
+    assert ours == theirs * 2
 
 
 def test_a_batch_changes_no_score(m, world):
