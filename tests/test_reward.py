@@ -50,7 +50,7 @@ def remembered():  # the same few strings are compared again and again
 
 
 def test_the_examples_of_the_docstrings_run():
-    result = doctest.testmod(reward)
+    result = doctest.testmod(reward, extraglobs={"parse_trace": parse_trace})
     assert result.failed == 0 and result.attempted >= len(REWARD)
 
 
