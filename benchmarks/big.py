@@ -29,15 +29,15 @@ import torch
 
 from crane.benchmark import build_benchmark
 from crane.core import Edit
-from crane.editors import edit_prompt, last_mlp, weights_hash
-from crane.generation import GumbelNoise, answer, generate, like_length, plain_text, teacher_forced
+from crane.editors import edit_prompt, weights_hash
+from crane.generation import GumbelNoise, answer, completions, generate, like_length, teacher_forced
 from crane.grpo import grpo_dataset, train_grpo, training_plan
 from crane.library import DualLibrary
 from crane.model import MLLM, Prompt, encode, load_mllm
 from crane.pocket import flag_sentence, respond
 from crane.questions import counterfactuals
 from crane.routing import routing_model
-from crane.running import get_editor
+from crane.running import answer_together, forced_together, get_editor, together
 from crane.search import OwnEncoder
 from crane.sft import routing_examples, train_sft
 from crane.world import World, load_world
@@ -212,6 +212,11 @@ class Bench:
         return self.m.device.type == "cuda"
 
     @property
+    def some_tokens(self) -> int:
+        "Of an answer that only shows that there is one."
+        return max(6, self.size.tokens // 4)
+
+    @property
     def prompts(self) -> list[Prompt]:
         return [edit_prompt(e) for e in self.edits[: self.size.prompts]]
 
@@ -244,10 +249,8 @@ def by_transformers(b: Bench, prompts: list[Prompt], batch: int, tokens: int, se
     for places in like_length(prompts, batch):
         enc = {k: v.to(m.device) for k, v in encode(m, [prompts[i] for i in places], b.world).items()}
         noise = seeds and partial(GumbelNoise(1.0, [seeds[i] for i in places]), rows=range(len(places)))
-        for i, ids in zip(places, generate(m, enc, tokens, noise or None)):
-            said = ids.tolist()
-            end = next((n + 1 for n, token in enumerate(said) if token in m.ends), len(said))
-            texts[i] = plain_text(m, ids[:end], "")
+        said = completions(m, generate(m, enc, tokens, noise or None), time.time())
+        texts |= {i: c.text for i, c in zip(places, said)}
     return [texts[i] for i in range(len(prompts))]
 
 
@@ -328,38 +331,64 @@ def hashed(b: Bench) -> str:
     return f"{n / GB:.2f} GB at {n / GB / seconds:.2f} GB/s"
 
 
-def edited(b: Bench, name: str, weights: Callable, **settings) -> str:
-    "One edit, some answers under it, and the proof that it left nothing behind."
-    start = weights(b.m).detach().clone()
+def edited(b: Bench, name: str, **settings) -> tuple[str, list[float]]:
+    "One edit, and some answers under it."
     with get_editor(name)(b.m, b.edits[0], b.world, **settings) as e:
-        changed = not torch.equal(weights(b.m), start)
-        seconds, said = clocked(lambda: e.ask(b.prompts[:8], b.world, max_new_tokens=b.size.tokens // 4))
-    if not changed:
-        raise AssertionError(f"{name} changed no weight")
-    if weights_hash(b.m) != b.before:
-        raise AssertionError(f"{name} left something behind")
+        seconds, said = clocked(lambda: e.ask(b.prompts[:8], b.world, max_new_tokens=b.some_tokens))
+        under = weight_sums(b.m)
     return (
-        f"{e.steps} steps in {e.seconds:.2f} s, {e.touched / 1e6:.1f} M weights, "
-        f"{len(said)} answers under it in {seconds:.2f} s, restored to the hash of before"
-    )
+        f"{e.steps} steps in {e.seconds:.2f} s, {e.touched / 1e6:.1f} M weights, {len(said)} answers under it in "
+        f"{seconds:.2f} s"
+    ), under
 
 
-def fine_tuned(b: Bench) -> str:
-    return edited(b, "FT-L", lambda m: last_mlp(m)[0], steps=5, lr=5e-4, stop=0.0)
+def weight_sums(m: MLLM) -> list[float]:
+    "One number for each parameter: what an edit changed shows in it."
+    return torch.stack([p.detach().float().abs().sum() for p in m.model.parameters()]).tolist()
 
 
-def low_rank(b: Bench) -> str:
-    def first_query(m):
-        return m.model.get_decoder().layers[0].self_attn.q_proj.weight
+def proven(name: str, **settings) -> Callable:
+    "An editor that changes weights, with the proof that it left nothing behind."
 
-    return edited(b, "LoRA", first_query, steps=5, lr=1e-3, stop=0.0)
+    def part(b):
+        at_rest = weight_sums(b.m)
+        says, under = edited(b, name, **settings)
+        changed = sum(x != y for x, y in zip(at_rest, under, strict=True))
+        if not changed:
+            raise AssertionError(f"{name} changed no weight")
+        if weights_hash(b.m) != b.before:
+            raise AssertionError(f"{name} left something behind")
+        return f"{says}, {changed} tensors changed, then restored to the hash of before"
+
+    return part
+
+
+def beside(name: str, **settings) -> Callable:
+    "An editor that puts something beside the weights."
+    return lambda b: edited(b, name, **settings)[0]
+
+
+def at_once(name: str, n: int = 4, **settings) -> Callable:
+    "Several single edits that are learnt and asked in one batch, each under its own weights."
+
+    def part(b):
+        edits = b.edits[:n]
+        prompts = [edit_prompt(e) for e in edits]
+        start = now()
+        with together(name, b.m, edits, b.world, **settings) as several:
+            made = now() - start
+            seconds, said = clocked(lambda: answer_together(b.m, [[p] for p in prompts], b.world, several))
+            forced_together(b.m, prompts, [e.target_new for e in edits], b.world, several)
+        return f"{n} edits of {settings['steps']} steps in {made:.2f} s, {len(said)} answers in {seconds:.2f} s"
+
+    return part
 
 
 def in_context(b: Bench) -> str:
     with get_editor("IKE")(b.m, b.edits[0], b.world) as e:
         prompts = [e.rewrite(p) for p in b.prompts[:8]]
         tokens = encode(b.m, prompts, b.world)["input_ids"].shape[1]
-        seconds, said = clocked(lambda: e.ask(b.prompts[:8], b.world, max_new_tokens=b.size.tokens // 4))
+        seconds, said = clocked(lambda: e.ask(b.prompts[:8], b.world, max_new_tokens=b.some_tokens))
     return f"{len(said)} answers behind demonstrations, {tokens} tokens a prompt, in {seconds:.2f} s"
 
 
@@ -390,7 +419,7 @@ def in_float32(m: MLLM):
 
 def exact(b: Bench) -> str:
     "In float32, how a batch is cut is no reason for another text."
-    some, tokens = b.prompts[: max(2, b.size.prompts // 8)], b.size.tokens // 4
+    some, tokens = b.prompts[: max(2, b.size.prompts // 8)], b.some_tokens
     with in_float32(b.m):
         said = [c.text for c in answer(b.m, some, b.world, len(some), tokens)]
         batch = by_transformers(b, some, len(some), tokens)
@@ -414,22 +443,22 @@ def planned(b: Bench, method: str, steps: int, per_step: int) -> str:
 
 
 def trainings(b: Bench) -> None:
-    "SFT, and GRPO on top of it; the plan is read first, from a model without an adapter."
-    plans = planned(b, "sft", 1, 8), planned(b, "grpo", 2, 16)
+    "SFT, GRPO on top of it, and answers of what they trained."
     bench = build_benchmark(load_mllm(), b.world, "train", b.size.bench, 2).only(lambda e, s: s == "strong")
     router = routing_model(b.m)
 
     def sft(b):
         examples = routing_examples(bench, b.world, 8)
         log = train_sft(router, examples, b.world, b.folder / "sft", batch_size=8, **device_settings(b))
-        return f"{len(log)} step of 8 examples in {log[-1]['seconds']:.2f} s, loss {log[-1]['loss']:.2f}; {plans[0]}"
+        took, loss, plan = log[-1]["seconds"], log[-1]["loss"], planned(b, "sft", 1, 8)
+        return f"{len(log)} step of 8 examples in {took:.2f} s, loss {loss:.2f}; {plan}"
 
     def grpo(b):
         data = grpo_dataset(bench, b.world, 2, 4)
         log, _ = train_grpo(router, data, b.folder / "grpo", 2, 4, 4, **device_settings(b))
         took = ", ".join(f"{r['seconds']:.2f}" for r in log)
-        lengths = ", ".join(f"{r['length']:.0f}" for r in log)
-        return f"{len(log)} steps of 4 prompts x 4 completions in {took} s, mean length {lengths}; {plans[1]}"
+        lengths, plan = ", ".join(f"{r['length']:.0f}" for r in log), planned(b, "grpo", 2, 16)
+        return f"{len(log)} steps of 4 prompts x 4 completions in {took} s, mean length {lengths}; {plan}"
 
     b.run("SFT of a routing adapter", sft)
     b.run("GRPO of a routing adapter", grpo)
@@ -447,8 +476,12 @@ PARTS = {
     "answers, some end early": some_early,
     "teacher-forced scoring": scored,
     "hash of all weights": hashed,
-    "FT-L, one edit": fine_tuned,
-    "LoRA, one edit": low_rank,
+    "FT-L, one edit": proven("FT-L", steps=5, lr=5e-4, stop=0.0),
+    "LoRA, one edit": proven("LoRA", steps=5, lr=1e-3, stop=0.0),
+    "FT-L, edits at once": at_once("FT-L", steps=5, lr=5e-4, stop=0.0),
+    "LoRA, edits at once": at_once("LoRA", steps=5, lr=1e-3, stop=0.0),
+    "GRACE, one edit": beside("GRACE", steps=5),
+    "WISE, one edit": beside("WISE", steps=5),
     "IKE": in_context,
     "dual library, the model's own encoder": kept_outside,
     "exactness in float32": exact,

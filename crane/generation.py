@@ -225,7 +225,7 @@ def step(m: MLLM, rows: Rows, ids: torch.Tensor):  # (rows,), of the tokens that
     )
     rows.scores = out.logits[:, -1]
 
-# %% ../nbs/02a_generation.ipynb #76739dd1
+# %% ../nbs/02a_generation.ipynb #36b19af3
 def pictured(m: MLLM) -> list[int]:
     "Ids of the tokens that stand for a picture."
     token = getattr(m.model.config, "image_token_id", None)
