@@ -156,7 +156,7 @@ def weights_hash(m: MLLM) -> str:
     h = hashlib.sha256()
     for k, v in sorted(m.model.state_dict().items()):
         h.update(k.encode())
-        h.update(v.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()
 
 # %% ../nbs/03_editors.ipynb #3cd515ee

@@ -86,9 +86,11 @@ class GumbelNoise:
     ) -> torch.Tensor:
         for i in rows:
             if i not in self.generators:
-                self.generators[i] = torch.Generator().manual_seed(self.seeds[i])
-        noise = [torch.empty(scores.shape[1]).exponential_(generator=self.generators[i]) for i in rows]
-        return scores.float() / self.temperature - torch.stack(noise).log().to(scores.device)
+                self.generators[i] = torch.Generator(scores.device).manual_seed(self.seeds[i])
+        noise = torch.empty_like(scores, dtype=torch.float)
+        for row, i in zip(noise, rows):
+            row.exponential_(generator=self.generators[i])
+        return scores.float() / self.temperature - noise.log()
 
 # %% ../nbs/02a_generation.ipynb #24aafcf5
 class Room(DynamicLayer):
@@ -223,6 +225,12 @@ def step(m: MLLM, rows: Rows, ids: torch.Tensor):  # (rows,), of the tokens that
     )
     rows.scores = out.logits[:, -1]
 
+# %% ../nbs/02a_generation.ipynb #36b19af3
+def pictured(m: MLLM) -> list[int]:
+    "Ids of the tokens that stand for a picture."
+    token = getattr(m.model.config, "image_token_id", None)
+    return [] if token is None else [token]
+
 # %% ../nbs/02a_generation.ipynb #f9643aef
 CROWD = 0.7  # rows leave, and others join, once less than this share of a batch is still written (our choice, on time)
 
@@ -240,6 +248,7 @@ def decode(
 ) -> torch.Tensor:  # (n, cap) ids; those behind a row's end token mean nothing
     "Continue prompts."
     waiting, rows, ends = deque(order), None, torch.tensor(m.ends, device=m.device)
+    never = torch.tensor(pictured(m), dtype=torch.long, device=m.device)
     written = torch.zeros(len(order), cap + 1, dtype=torch.long, device=m.device)
     while waiting or rows:
         free = width - (len(rows.at) if rows else 0)
@@ -250,6 +259,7 @@ def decode(
                 rows.join(fresh)
             else:
                 rows = fresh
+        rows.scores[:, never] = -torch.inf
         ids = (noise(rows.scores, rows.at.tolist()) if noise else rows.scores).argmax(-1)
         written[rows.at, rows.count] = ids
         rows.count = rows.count + rows.going
@@ -291,6 +301,7 @@ def generate(
         repetition_penalty=1.0,
         pad_token_id=m.tok.pad_token_id,
         eos_token_id=m.ends,
+        suppress_tokens=pictured(m) or None,
     )
     processors = LogitsProcessorList([lambda ids, scores: noise(scores)] if noise else [])
     ids = m.model.generate(**enc, generation_config=how, logits_processor=processors)
@@ -405,8 +416,10 @@ def teacher_forced(
     scores = {}
     for batch, enc in forced_batches(m, prompts, targets, world, batch_size):
         labels = enc.pop("labels")[:, 1:]
+        n = int((labels != -100).any(0).sum())  # responses are the last columns
+        labels = labels[:, -n:]
         with explained(m, len(batch)):
-            hits = m.model(**enc).logits[:, :-1].argmax(-1) == labels
+            hits = m.model(**enc, use_cache=False, logits_to_keep=n + 1).logits[:, :-1].argmax(-1) == labels
         for i, hit, label in zip(batch, hits, labels):
             hit = hit[label != -100][:-1]  # less the end token
             scores[i] = (hit.float().mean().item(), bool(hit.all()))

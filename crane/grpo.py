@@ -147,7 +147,9 @@ def written_by(m: MLLM, seed: int) -> Callable:  # For `rollout_func` of a TRL t
         rows = list(range(len(prompts)))
         read = Read({k: v.to(m.device) for k, v in enc.items()}, copies=[i // n for i in rows])
         noise = GumbelNoise(args.temperature, [(seed * 1_000_003 + step) * 10_007 + i for i in rows])
+        m.model.eval()  # while a model trains with gradient checkpointing, it keeps no cache
         ids = decode(m, rows, lambda _: read, args.max_completion_length, noise, width=len(rows))
+        m.model.train()
         asked = [row[mask.bool()].tolist() for row, mask in zip(enc["input_ids"], enc["attention_mask"])]
         said = [row[:length].tolist() for row, length in zip(ids, lengths(m, ids))]
         return dict(prompt_ids=[asked[i] for i in read.copies], completion_ids=said, logprobs=None)

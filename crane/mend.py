@@ -169,8 +169,8 @@ def low_rank(
     "Add each edit's own low-rank map to a layer; a batch holds equally many rows of every edit, side by side."
 
     def hook(layer, args, y):
-        x = args[0].reshape(len(a), -1, a.shape[1])
-        return y + scale * (x @ a @ b).reshape(y.shape)
+        x = args[0].reshape(len(a), -1, a.shape[1]).to(a.dtype)  # finer than the model's, as PEFT's
+        return (y + scale * (x @ a @ b).reshape(y.shape)).to(y.dtype)
 
     return hook
 

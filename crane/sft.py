@@ -440,6 +440,7 @@ def run_trainer(trainer, resume: bool = False) -> list[dict]:  # Its log
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=start)
     net.eval()
+    trainer.accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # else it goes on in mixed precision
     weaken(net)
     rows = [dict(r) for r in trainer.state.log_history if "loss" in r]
     for row in rows:
