@@ -39,14 +39,14 @@ def unknown(
     return CraneError(f"unknown {what} '{name}': {hint}(known: {', '.join(known) or 'none'}).")
 
 # %% ../nbs/11_plan.ipynb #df9a8c89
-FIELDS = dict(seed=0, promote=False, stages={})  # of a profile, with their defaults
+FIELDS = dict(seed=0, promote=False, like="", stages={})  # of a profile, with their defaults
 
 
 def parse_profile(
     text: str,  # YAML
     where: str,  # File name, for errors
-) -> dict:  # `seed`, `promote` and `stages`
-    "Read the three fields of a profile."
+) -> dict:  # `seed`, `promote`, `like` and `stages`
+    "Read the fields of a profile."
     try:
         given = yaml.safe_load(text) or {}
     except yaml.YAMLError as e:
@@ -79,8 +79,22 @@ def _check_field(name, value, where):
 def load_profile(
     name: str,  # `smoke`, `pocket`, ...
     root: Path,  # Project folder
-) -> dict:  # `seed`, `promote` and `stages`
+) -> dict:  # `seed`, `promote`, `like` and `stages`
     "Read `profiles/<name>.yaml`; an unknown name or a broken file is a `CraneError`."
+    profile = _read_profile(name, root)
+    if not profile["like"]:
+        return profile
+    other = _read_profile(profile["like"], root)
+    if other["like"]:
+        chain = f"profiles/{name}.yaml is like '{profile['like']}', which is itself like '{other['like']}'"
+        raise CraneError(f"{chain}: name one that is like none.")
+    stages = {s: {**(params or {})} for s, params in other["stages"].items()}
+    for s, params in profile["stages"].items():
+        stages[s] = stages.get(s, {}) | (params or {})
+    return profile | dict(stages=stages)
+
+
+def _read_profile(name, root):
     files = {p.stem: p for p in sorted((root / "profiles").glob("*.yaml"))}
     if name not in files:
         raise unknown("profile", name, files)
@@ -294,10 +308,10 @@ def digest(obj: object) -> str:  # Hex SHA-256
 
 def file_hashes(
     folder: Path,
-    but: Path | None = None,  # A folder below it that is left out
+    but: Iterable[Path] = (),  # Folders below it that are left out
 ) -> dict[str, str]:  # Relative path -> SHA-256
     "Hash of every file below a folder."
-    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and but not in p.parents]
+    files = [p for p in sorted(folder.rglob("*")) if p.is_file() and not {*but} & {*p.parents}]
     return {p.relative_to(folder).as_posix(): sha256_file(p) for p in files}
 
 
@@ -381,13 +395,16 @@ def packages(codes: list[str]) -> dict[str, str]:  # Distribution -> version
 
 # %% ../nbs/11_plan.ipynb #6fe0da4a
 SWITCHES = "RETRAIN", "REBUILD"  # environment variables that change what a notebook does
-UNREAD = "smoke"  # below `crane/data`: for readers only
 
 
-def shipped_data(root: Path) -> dict[str, str]:  # File below `crane/data` -> hash
-    "What ships and may be read in a batch."
+def shipped_data(stage: str, params: dict, root: Path) -> dict[str, str]:  # File below `crane/data` -> hash
+    "What ships and may be read in a batch by a notebook."
     data = root / "crane" / "data"
-    return file_hashes(data, but=data / UNREAD)
+    trained = data / "trained"
+    found = file_hashes(data, but=[data / "smoke", trained])
+    if params.get("trained") == "shipped":
+        found |= {f"trained/{stage}/{name}": sha for name, sha in file_hashes(trained / stage).items()}
+    return found
 
 
 def _switches(code):  # those that are set, and that some cell mentions
@@ -409,7 +426,7 @@ def ingredients(
         module={name: digest(text) for name, text in texts.items()},
         parameter={f"{stage}.{k}": repr(v) for k, v in params.items() if k != "run"},
         input=dict(inputs or {}),
-        data=shipped_data(root),
+        data=shipped_data(stage, params, root),
         package=packages(code + python),
         switch=_switches(code),
     )

@@ -5,22 +5,27 @@
 # %% auto #0
 __all__ = ['REPLAY', 'REPLAYED', 'AT_ONCE', 'SAVE', 'CONTROL_NAMES', 'draw_cases', 'replay_lessons', 'routing_examples',
            'at_once', 'sft_config', 'saved_often', 'last_checkpoint', 'train_sft', 'routing_scores', 'in_short',
-           'train_control']
+           'side_by_side', 'end_with_parent', 'train_or_take', 'train_control']
 
 # %% ../nbs/07a_sft.ipynb #17c11dd1
 import csv
 import io
 import math
+import os
 import random
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 from typing import NamedTuple
 
 import torch
 
 from .benchmark import Benchmark
-from .core import CraneError, Edit, Probe, in_batch, mentions, normalize, progress, write_atomic
+from .core import CraneError, Edit, Probe, hardware, in_batch, mentions, normalize, progress, write_atomic
 from .model import MLLM, Prompt, encode, load_mllm
 from .pocket import Lessons, augment, made_up, made_up_value
 from .probes import kind_of
@@ -30,12 +35,14 @@ from crane.routing import (
     FORMS,
     WORDS,
     answer_routed,
+    end_training,
     in_scope,
     routes_right,
     routing_chain,
     routing_model,
     routing_prompt,
     save_router,
+    take_shipped,
     winnable,
 )
 from .search import Encoder, OwnEncoder
@@ -518,31 +525,77 @@ def in_short(
                 shares[f"{scope}, {kind}"] = round(100 * sum(right) / len(right), 1)
     return shares
 
+# %% ../nbs/07a_sft.ipynb #870368ea
+def side_by_side(
+    f: Callable,  # Of the package, as another process has to import it
+    calls: list[tuple],  # Its arguments, once for each call
+) -> list:  # What it returned, in order
+    "Call a function in processes of one thread, one a core; on a GPU in this process, call after call."
+    at_a_time = 1 if torch.cuda.is_available() else min(len(calls), hardware()["cores"])
+    if at_a_time < 2:
+        return [f(*call) for call in calls]
+    threads = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"  # read by a process when it starts
+    try:
+        with ProcessPoolExecutor(at_a_time, get_context("spawn"), end_with_parent) as pool:
+            return list(pool.map(f, *zip(*calls)))
+    finally:
+        os.environ.pop("OMP_NUM_THREADS")
+        if threads:
+            os.environ["OMP_NUM_THREADS"] = threads
+
+
+def end_with_parent() -> None:
+    "Let this process end when the one that started it does, even if that one was killed."
+
+    def wait_for_it():
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait_for_it, daemon=True).start()
+
+# %% ../nbs/07a_sft.ipynb #1d3991cd
+def train_or_take(
+    out: Path,  # Folder of the stage, with a folder for each training
+    trained: str,  # `here`, or `shipped`
+    needs: dict[str, dict],  # Training -> what it depends on, as `training_needs` gives it
+    train: Callable,  # Of the package: from a name, a folder and what is given, to seconds
+    *given,  # Further arguments of `train`
+) -> dict[str, float]:  # Training -> seconds
+    "Do several trainings side by side, or take those that ship."
+    folders = {name: out / name.replace(" ", "_") for name in needs}
+    if trained == "shipped":
+        return {name: take_shipped(out.name, folders[name], needs[name])["seconds"] for name in needs}
+    seconds = side_by_side(train, [(name, folders[name], *given) for name in needs])
+    for name, took in zip(needs, seconds):
+        end_training(folders[name], needs[name], took)
+    return dict(zip(needs, seconds))
+
 # %% ../nbs/07a_sft.ipynb #fb68b705
 CONTROL_NAMES = ("light", "long", "full weights", "words", "score")
 
 
 def train_control(
     name: str,  # One of `CONTROL_NAMES`
-    m: MLLM,  # The base model; left as it is
+    folder: Path,  # Gets `trainer` and `model`
+    model: str,  # The base model: a folder, a Hub id, or `pocket`
     b: Benchmark,
     world: World,
-    folder: Path,  # Gets `trainer` and `model`
     n: int,  # Examples of the main training
     batch_size: int,
     learning_rate: float,
     seed: int = 0,
     long_steps: int = 0,  # Further steps of `long`
-) -> tuple[MLLM, float]:  # The model, and seconds
+) -> float:  # Seconds
     "Train one of the controls. An unknown name raises a `CraneError`."
     if name not in CONTROL_NAMES:
         raise CraneError(f"control {name!r} is unknown: choose {', '.join(CONTROL_NAMES)}.")
     n = {"light": n // 10, "long": n + long_steps * batch_size}.get(name, n)
     full = name == "full weights"
     evidence = name if name in EVIDENCE else "picture"
-    examples = routing_examples(b, world, n, seed, evidence, OwnEncoder(m, world))
-    r = routing_model(load_mllm(m.name), full=full, seed=seed)
+    examples = routing_examples(b, world, n, seed, evidence, OwnEncoder(load_mllm(model), world))
+    r = routing_model(load_mllm(model), full=full, seed=seed)
     rate, often = 1e-3 if full else learning_rate, saved_often(n // batch_size)
     log = train_sft(r, examples, world, folder / "trainer", batch_size, rate, seed, **often)
     save_router(r, folder / "model")
-    return r, spent(log)
+    return spent(log)

@@ -8,7 +8,7 @@ from crane.core import DATA, project_root, read_json, record_shipped, write_atom
 from crane.library import MODALITIES
 
 root = project_root()
-run = Path(sys.argv[1]) if len(sys.argv) > 1 else root / "runs" / "pocket"
+run = Path(sys.argv[1]) if len(sys.argv) > 1 else root / "runs" / "full"
 sft = read_json(run / "07a_sft" / "summary.json")
 grpo = read_json(run / "08_grpo" / "summary.json")
 tau = read_json(run / "06c_retrieval" / "thresholds.json")

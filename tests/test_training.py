@@ -3,9 +3,12 @@
 And a routing model: how it is kept, when its adapter acts, and what it takes to train one from the shell.
 """
 
+import importlib.util
 import json
 import os
+import re
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import pytest
@@ -19,9 +22,11 @@ from crane.command_line import app
 from crane.core import CraneError, Edit, read_json
 from crane.grpo import grpo_config, grpo_dataset, train_grpo, training_plan
 from crane.model import Prompt, chat, load_mllm
+from crane.plan import plan
 from crane.retrieval import Hit
 from crane.routing import (
     EVIDENCE,
+    TRAINED,
     Crane,
     adapted,
     answer_routed,
@@ -30,12 +35,17 @@ from crane.routing import (
     routing_note,
     routing_prompt,
     save_router,
+    training_needs,
     unadapted,
 )
-from crane.sft import routing_examples, sft_config, train_sft
+from crane.sft import routing_examples, sft_config, train_control, train_or_take, train_sft
 from crane.world import load_world
 
 root = Path(__file__).resolve().parent.parent
+spec = importlib.util.spec_from_file_location("ship_trained", root / "scripts/ship_trained.py")
+ship_trained = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(ship_trained)
+
 ON_CPU = dict(use_cpu=True, bf16=False, gradient_checkpointing=False)
 
 
@@ -281,3 +291,115 @@ def test_accelerate_reads_the_shipped_configurations(name):
     assert c.mixed_precision == "bf16"
     kind = dict(one_gpu="NO", fsdp="FSDP", deepspeed="DEEPSPEED")[name]
     assert str(c.distributed_type).split(".")[-1] == kind
+
+
+SIZES = dict(n_examples=20, batch_size=2, learning_rate=1e-3, seed=0)
+CONTROLS = "light", "score"
+
+
+@pytest.fixture(scope="module")
+def side_by_side_trained(tmp_path_factory, bench, world):
+    "Two controls trained side by side, as 07a_sft does it."
+    out = tmp_path_factory.mktemp("run") / "07a_sft"
+    needs = {name: training_needs("pocket", control=name, **SIZES) for name in CONTROLS}
+    seconds = train_or_take(out, "here", needs, train_control, "pocket", bench, world, *SIZES.values())
+    assert list(seconds) == list(CONTROLS) and min(seconds.values()) > 0
+    return out, needs, seconds
+
+
+def adapter_bytes(folder):
+    return (folder / "model" / "adapter_model.safetensors").read_bytes()
+
+
+def test_trainings_side_by_side_end_as_they_would_one_after_another(side_by_side_trained, bench, world, tmp_path):
+    out, needs, _ = side_by_side_trained
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    for name in CONTROLS:
+        train_control(name, tmp_path / name, "pocket", bench, world, *SIZES.values())
+        assert adapter_bytes(tmp_path / name) == adapter_bytes(out / name)
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def shipped_trainings(side_by_side_trained, tmp_path, monkeypatch):
+    "The same trainings as they would ship."
+    out, needs, _ = side_by_side_trained
+    kept = tmp_path / "trained"
+    for name in CONTROLS:
+        ship_trained.fill(kept / "07a_sft" / name, out / name, dict(commit="c", hardware={}, versions={}))
+    monkeypatch.setattr("crane.routing.TRAINED", kept)
+    return kept
+
+
+def take(run, needs):
+    return train_or_take(run / "07a_sft", "shipped", needs, None)
+
+
+def test_a_training_that_ships_stands_in_for_the_same_training(side_by_side_trained, shipped_trainings, tmp_path):
+    out, needs, seconds = side_by_side_trained
+    (tmp_path / "run/07a_sft/light/model").mkdir(parents=True)  # left from before
+    assert take(tmp_path / "run", needs) == seconds
+    for name in CONTROLS:
+        taken = tmp_path / "run/07a_sft" / name
+        assert adapter_bytes(taken) == adapter_bytes(out / name)
+        assert {p.name for p in taken.iterdir()} == {"model", "training.json"}
+        assert read_json(taken / "training.json")["commit"] == "c"
+        assert adapted(load_router(taken / "model"))
+
+
+def with_other_weights(needs, kept):
+    needs["light"]["weights"] = {"model.safetensors": "0" * 64}
+
+
+def with_other_parameters(needs, kept):
+    needs["light"]["parameters"] |= dict(batch_size=16)
+
+
+def with_another_model(needs, kept):
+    needs["light"]["model"] = "mine"
+
+
+def with_one_missing(needs, kept):
+    shutil.rmtree(kept / "07a_sft" / "light")
+
+
+def with_a_damaged_file(needs, kept):
+    with (kept / "07a_sft" / "light" / "model" / "adapter_model.safetensors").open("ab") as f:
+        f.write(b"x")
+
+
+@pytest.mark.parametrize(
+    "change,says",
+    [
+        (with_other_weights, "does not fit (it starts from other weights of the base model)"),
+        (with_other_parameters, "does not fit (batch_size 2 and not 16)"),
+        (with_another_model, "does not fit (it starts from the model 'pocket', not from 'mine')"),
+        (with_one_missing, "no training 'light' of 07a_sft ships"),
+        (with_a_damaged_file, "missing or damaged: restore it with 'git checkout'"),
+    ],
+)
+def test_a_training_that_does_not_fit_is_refused(side_by_side_trained, shipped_trainings, tmp_path, change, says):
+    needs = deepcopy(side_by_side_trained[1])
+    change(needs, shipped_trainings)
+    with pytest.raises(CraneError, match=re.escape(says)) as e:
+        take(tmp_path / "run", needs)
+    assert "--set 07a_sft.trained=here" in str(e.value)
+    assert not (tmp_path / "run/07a_sft/light").exists()
+
+
+def test_pocket_takes_what_ships():
+    "What pocket wants of this package ships and fits: nothing that it takes has drifted from the profile."
+    steps = plan("pocket", root)
+    taught, rewarded = steps["07a_sft"], steps["08_grpo"]
+    assert taught["trained"] == rewarded["trained"] == "shipped"
+    for stage, params in ("07a_sft", taught), ("08_grpo", rewarded):
+        names = params["controls"].split(",") + [f"seed {s}" for s in params.get("more_seeds", "").split(",") if s]
+        for name in names:
+            kept = TRAINED / stage / name.replace(" ", "_")
+            needs = read_json(kept / "training.json")["needs"]
+            asked = needs["parameters"] | needs["parameters"].get("taught", {})
+            same = {k: v for k, v in params.items() if k in asked and not name.startswith("seed")}
+            assert {k: asked[k] for k in same} == same
+            assert needs["weights"] == training_needs("pocket")["weights"]
+    assert sum(p.stat().st_size for p in TRAINED.rglob("*") if p.is_file()) <= 12e6
