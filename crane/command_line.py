@@ -109,7 +109,7 @@ def reproduce_command(
 
 # %% ../nbs/12_command_line.ipynb #dc33ec75
 @app.command("promote")
-def promote_command(run: Annotated[str, typer.Argument(help="a folder of runs/")] = "pocket"):
+def promote_command(run: Annotated[str, typer.Argument(help="a folder of runs/")] = "full"):
     "Show a finished run of a clean tree: copy its tables, figures and executed notebooks to figures/."
     with told():
         root = project_root()
