@@ -53,7 +53,9 @@ def plain_text(
 def lengths(m: MLLM, ids: torch.Tensor) -> list[int]:  # From (rows, tokens) ids, without the prompts
     "How many tokens each row has written, its end token among them."
     is_end = torch.isin(ids, torch.tensor(m.ends, device=ids.device))
-    return torch.where(is_end.any(1), is_end.int().argmax(1) + 1, ids.shape[1]).tolist()
+    stopped = is_end | (ids == NOTHING)
+    first = stopped.int().argmax(1)
+    return torch.where(stopped.any(1), first + is_end.gather(1, first[:, None])[:, 0], ids.shape[1]).tolist()
 
 
 def completions(
@@ -231,6 +233,34 @@ def pictured(m: MLLM) -> list[int]:
     token = getattr(m.model.config, "image_token_id", None)
     return [] if token is None else [token]
 
+# %% ../nbs/02a_generation.ipynb #df6fbc76
+LONGEST, TIMES, TOKENS = 16, 4, 32  # a circle of so many tokens at most, so often and so long at least (our definition)
+WINDOW = LONGEST * TIMES
+NOTHING = -1  # in place of an id, where a row was given up
+
+_PLACE = torch.arange(WINDOW)
+_CIRCLE = torch.arange(1, LONGEST + 1)[:, None]
+_BEFORE = (_PLACE - _CIRCLE).clamp(min=0)  # (circle, place), of the token that is one circle earlier
+_SEEN = (TIMES * _CIRCLE).clamp(min=TOKENS)  # how many of the last tokens have to go round
+_FREE = _PLACE < WINDOW - _SEEN + _CIRCLE  # (circle, place), where any token will do
+
+
+def in_circles(
+    last: torch.Tensor,  # (rows, `WINDOW`), the last tokens; negative numbers, all different, before the first
+) -> torch.Tensor:  # (rows,)
+    "Whether rows end in one and the same few tokens, again and again."
+    before, free = _BEFORE.to(last.device), _FREE.to(last.device)
+    return ((last[:, before] == last[:, None, :]) | free).all(2).any(1)
+
+
+def last_tokens(
+    written: torch.Tensor,  # (rows, tokens)
+    count: torch.Tensor,  # (rows,), tokens that count
+) -> torch.Tensor:  # (rows, `WINDOW`), for `in_circles`
+    "The last tokens of each row."
+    place = count[:, None] + _PLACE.to(count.device) - WINDOW
+    return torch.where(place < 0, place, written.gather(1, place.clamp(min=0)))
+
 # %% ../nbs/02a_generation.ipynb #f9643aef
 CROWD = 0.7  # rows leave, and others join, once less than this share of a batch is still written (our choice, on time)
 
@@ -245,11 +275,11 @@ def decode(
     width: int = 64,  # Rows at a time
     leave: bool = True,  # Whether rows leave and join
     done: Callable = lambda n: None,  # Told how many rows have ended
-) -> torch.Tensor:  # (n, cap) ids; those behind a row's end token mean nothing
-    "Continue prompts."
+) -> torch.Tensor:  # (n, cap) ids; those behind a row's end token mean nothing, nor does `NOTHING`
+    "Continue prompts; what is not drawn and goes round in circles is given up."
     waiting, rows, ends = deque(order), None, torch.tensor(m.ends, device=m.device)
     never = torch.tensor(pictured(m), dtype=torch.long, device=m.device)
-    written = torch.zeros(len(order), cap + 1, dtype=torch.long, device=m.device)
+    written = torch.full((len(order), cap + 1), NOTHING, device=m.device)
     while waiting or rows:
         free = width - (len(rows.at) if rows else 0)
         if waiting and (not rows or leave and not m.listeners and free > (1 - CROWD) * width):
@@ -261,9 +291,11 @@ def decode(
                 rows = fresh
         rows.scores[:, never] = -torch.inf
         ids = (noise(rows.scores, rows.at.tolist()) if noise else rows.scores).argmax(-1)
-        written[rows.at, rows.count] = ids
+        written[rows.at, rows.count] = torch.where(rows.going, ids, NOTHING)
         rows.count = rows.count + rows.going
         rows.going = rows.going & ~torch.isin(ids, ends) & (rows.count < cap)
+        if not noise:
+            rows.going = rows.going & ~in_circles(last_tokens(written[rows.at], rows.count))
         left = int(rows.going.sum())
         if not left:
             done(len(rows.at))
@@ -293,7 +325,7 @@ def generate(
     noise: Callable = None,  # From the scores (rows, vocabulary) to scores of which the greatest is taken
 ) -> torch.Tensor:  # (rows, tokens) ids; those behind a row's end token mean nothing
     "One batch by transformers."
-    from transformers import GenerationConfig, LogitsProcessorList
+    from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 
     how = GenerationConfig(
         max_new_tokens=cap,
@@ -304,8 +336,20 @@ def generate(
         suppress_tokens=pictured(m) or None,
     )
     processors = LogitsProcessorList([lambda ids, scores: noise(scores)] if noise else [])
-    ids = m.model.generate(**enc, generation_config=how, logits_processor=processors)
-    return ids[:, enc["input_ids"].shape[1] :]
+    asked, given_up = enc["input_ids"].shape[1], {}
+    stop = StoppingCriteriaList([] if noise else [lambda ids, scores: circling(ids[:, asked:], given_up)])
+    ids = m.model.generate(**enc, generation_config=how, logits_processor=processors, stopping_criteria=stop)
+    for row, n in given_up.items():
+        ids[row, asked + n :] = NOTHING
+    return ids[:, asked:]
+
+
+def circling(ids: torch.Tensor, found: dict[int, int]) -> torch.Tensor:  # `ids`: (rows, tokens)
+    "Which rows go round in circles; those found, with their tokens, are noted and stay so."
+    count = torch.full((len(ids),), ids.shape[1], device=ids.device)
+    for row in in_circles(last_tokens(ids, count)).nonzero()[:, 0].tolist():
+        found.setdefault(row, ids.shape[1])
+    return torch.tensor([row in found for row in range(len(ids))], device=ids.device)
 
 # %% ../nbs/02a_generation.ipynb #916d8ee3
 def reader(m: MLLM, prompts: list[Prompt], world: World = None) -> Callable:  # For `decode`

@@ -11,7 +11,7 @@ from families import FAMILIES, VIDEO, edit_json
 
 from crane import generation
 from crane.core import CraneError
-from crane.generation import answer, counted, teacher_forced
+from crane.generation import answer, answer_batch, completions, counted, teacher_forced
 from crane.model import Note, Prompt, chat, embed_images, embed_texts, encode, load_mllm, opening
 from crane.world import load_world
 
@@ -63,6 +63,37 @@ def test_rows_that_leave_and_join_change_no_text(world, monkeypatch):
     assert not counted(m)  # so transformers' generate writes
     theirs = [texts(m, world, batch_size=1, **kw) for kw in ({}, sampled)]
     assert ours == theirs * 2
+
+
+def written_out(m, prompts, world):
+    "What transformers writes, to the length cap if need be."
+    enc = encode(m, prompts, world)
+    ids = m.model.generate(
+        **enc,
+        max_new_tokens=m.max_new_tokens,
+        do_sample=False,
+        eos_token_id=m.ends,
+        suppress_tokens=generation.pictured(m),
+    )
+    return completions(m, ids[:, enc["input_ids"].shape[1] :], 0)
+
+
+def test_a_text_that_goes_round_in_circles_is_given_up_and_no_other(world, monkeypatch):
+    m = load_mllm("pocket")
+    flags = [Prompt("Whose flag is this?", f"twemoji/{c}") for c in ("BR", "DE", "FR", "IT", "JP", "PE")]
+    head, noise = m.model.get_output_embeddings().weight, torch.Generator().manual_seed(0)
+    head.data += 0.18 * torch.randn(head.shape, generator=noise)
+    said = answer(m, [*PROMPTS, *flags], world)
+    whole = written_out(m, [*PROMPTS, *flags], world)
+    given_up = [(s, w) for s, w in zip(said, whole) if s != w]
+    assert given_up and len(given_up) < len(said)
+    for s, w in given_up:
+        assert w.text.startswith(s.text) and s.tokens < w.tokens == m.max_new_tokens
+        assert not s.ended and not w.ended
+    assert answer(m, [*PROMPTS, *flags], world, batch_size=1) == said
+    assert answer_batch(m, [*PROMPTS, *flags], world) == said
+    monkeypatch.setattr(generation, "COUNTED", ())
+    assert answer(m, [*PROMPTS, *flags], world) == said
 
 
 def test_a_batch_changes_no_score(m, world):
