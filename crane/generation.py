@@ -234,7 +234,7 @@ def pictured(m: MLLM) -> list[int]:
     return [] if token is None else [token]
 
 # %% ../nbs/02a_generation.ipynb #df6fbc76
-LONGEST, TIMES, TOKENS = 16, 4, 32  # a circle of so many tokens at most, so often and so long at least (our definition)
+LONGEST, TIMES, TOKENS = 16, 6, 32  # a circle of so many tokens at most, so often and so long at least (our definition)
 WINDOW = LONGEST * TIMES
 NOTHING = -1  # in place of an id, where a row was given up
 
