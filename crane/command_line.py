@@ -20,8 +20,6 @@ from typing import Annotated
 import typer
 
 from .core import CraneError, project_root, read_json, stage_dir, write_atomic, write_json
-from .plan import differing, file_hashes, parse_settings, plan, unknown
-from .reproduce import made_of_all, promote, reproduce
 
 # %% ../nbs/12_command_line.ipynb #f6332310
 app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -92,6 +90,9 @@ def reproduce_command(
     "Run the notebooks in order and write tables, figures and verdicts; started again, it goes on where it stopped."
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     with told(BATCH_KEPT):
+        from crane.plan import parse_settings
+        from crane.reproduce import reproduce
+
         root = project_root()
         folders = reproduce(
             profile,
@@ -112,6 +113,9 @@ def reproduce_command(
 def promote_command(run: Annotated[str, typer.Argument(help="a folder of runs/")] = "full"):
     "Show a finished run of a clean tree: copy its tables, figures and executed notebooks to figures/."
     with told():
+        from crane.plan import unknown
+        from crane.reproduce import promote
+
         root = project_root()
         runs = root / "runs" / run
         if not runs.is_dir():
@@ -391,6 +395,8 @@ def training_in_words(method: str, model: str, steps: int, batch_size: int) -> s
 # %% ../nbs/12_command_line.ipynb #414943c7
 def touched_up(figures: Path) -> list[str]:  # Names
     "Promoted files that are not as they were promoted."
+    from crane.plan import file_hashes
+
     was, now = read_json(figures / "provenance.json")["files"], file_hashes(figures)
     names = {*was, *now} - {"provenance.json"}
     return sorted(k for k in names if was.get(k) != now.get(k))
@@ -480,6 +486,8 @@ def changed_since(
     why: bool,  # Whether to name what has changed
 ) -> str:
     "What has changed since the promoted run."
+    from crane.plan import differing, made_of_all, plan
+
     now = made_of_all(plan(origin["profile"], root, origin["seed"]), root)
     changed = differing(origin.get("made_of", {}), now)
     if not changed:

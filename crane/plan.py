@@ -25,7 +25,7 @@ import nbformat
 import yaml
 from packaging.requirements import Requirement
 
-from .core import CraneError, read_json, sha256_file
+from .core import CraneError, hardware, read_json, sha256_file
 
 # %% ../nbs/11_plan.ipynb #1854b5d0
 def unknown(
@@ -320,14 +320,15 @@ def code_cells(path: Path) -> list[str]:
     return [c.source for c in read_notebook(path).cells if c.cell_type == "code"]
 
 # %% ../nbs/11_plan.ipynb #49463f5e
+@lru_cache(None)  # the modules are read once for every notebook
 def imports(
     code: str,  # Python
-) -> set[str]:  # Dotted names; `crane.x` also for `from crane import x`
+) -> frozenset[str]:  # Dotted names; `crane.x` also for `from crane import x`
     "What a text of Python imports, wherever in it; lines that only IPython understands are passed over."
     try:
         tree = ast.parse(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))
     except SyntaxError:
-        return set()
+        return frozenset()
     found = set()
     for n in ast.walk(tree):
         names = [a.name for a in n.names] if isinstance(n, (ast.Import, ast.ImportFrom)) else []
@@ -337,7 +338,7 @@ def imports(
             found.update(f"crane.{name}" for name in names)
         elif isinstance(n, ast.ImportFrom) and not n.level:
             found.add(n.module)
-    return found
+    return frozenset(found)
 
 
 def _own_modules(code, root):  # paths of the modules of `crane` that a text imports
@@ -453,6 +454,16 @@ def _change(kind, was, now):  # None: it was not there, or is not
     if was is None:
         return "new"
     return "gone" if now is None else "changed"
+
+# %% ../nbs/11_plan.ipynb #26ebb353
+def made_of_all(steps: dict[str, dict], root: Path) -> dict[str, dict[str, str]]:  # Kind -> name -> value or hash
+    "The ingredients of all notebooks of a plan together, and the hardware."
+    every = {}
+    for stage, params in steps.items():
+        for kind, found in ingredients(stage, params, root).items():
+            every[kind] = every.get(kind, {}) | found
+    del every["input"]  # what notebooks read of each other follows from the rest
+    return every | dict(hardware={k: str(v) for k, v in hardware().items()})
 
 # %% ../nbs/11_plan.ipynb #9bb69b37
 def record(

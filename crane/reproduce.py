@@ -48,8 +48,8 @@ from crane.plan import (
     code_cells,
     digest,
     file_hashes,
-    ingredients,
     load_profile,
+    made_of_all,
     notebooks,
     outlook,
     plan,
@@ -366,16 +366,6 @@ def promotable(
     return records
 
 # %% ../nbs/11a_reproduce.ipynb #5e1db02a
-def made_of_all(steps: dict[str, dict], root: Path) -> dict[str, dict[str, str]]:  # Kind -> name -> value or hash
-    "The ingredients of all notebooks of a plan together, and the hardware."
-    every = {}
-    for stage, params in steps.items():
-        for kind, found in ingredients(stage, params, root).items():
-            every[kind] = every.get(kind, {}) | found
-    del every["input"]  # what notebooks read of each other follows from the rest
-    return every | dict(hardware={k: str(v) for k, v in hardware().items()})
-
-
 def about(root: Path, runs: Path, records: dict[str, dict]) -> dict:
     "Where the results of a run come from."
     name = profile_of(runs.name)

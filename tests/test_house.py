@@ -301,3 +301,15 @@ def test_import_crane_loads_nothing_and_offers_ten_names():
         assert getattr(crane, name).__class__ is not type(crane), f"crane.{name} must be no module"
     with pytest.raises(AttributeError, match="it offers"):
         _ = crane.edit
+
+
+def test_help_loads_neither_torch_nor_what_runs_notebooks():
+    code = (
+        "import sys\nfrom crane.command_line import main\n"
+        "try:\n    main()\nfinally:\n"
+        "    print({'nbformat', 'numpy', 'pandas', 'papermill', 'torch'} & {*sys.modules}, file=sys.stderr)"
+    )
+    for words in ([], ["edits"], ["reproduce"]):
+        r = subprocess.run([sys.executable, "-c", code, *words, "--help"], cwd=root, capture_output=True, text=True)
+        assert r.returncode == 0 and "Usage:" in r.stdout, r.stderr
+        assert r.stderr.strip() == "set()", r.stderr

@@ -16,8 +16,7 @@ import nbformat
 import psutil
 import pytest
 
-from crane.plan import differing, outlook, plan, run_steps
-from crane.reproduce import made_of_all
+from crane.plan import differing, made_of_all, outlook, plan, run_steps
 
 CRANE = [sys.executable, "-c", "from crane.command_line import main; main()"]
 OUT = "from pathlib import Path\nd = Path('../runs')/run/{!r}\nd.mkdir(parents=True)"
