@@ -20,7 +20,7 @@ from typing import NamedTuple
 import torch
 
 from .benchmark import Benchmark
-from .core import CraneError, Edit, Probe, in_batch, mentions, normalize, progress, write_atomic
+from .core import CraneError, Edit, Probe, in_batch, mentions, normalize, progress, span, write_atomic
 from .model import MLLM, Prompt, encode, load_mllm
 from .pocket import Lessons, augment, made_up, made_up_value
 from .probes import kind_of
@@ -428,6 +428,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
     return str(found[-1]) if found else None
 
 # %% ../nbs/07a_sft.ipynb #9c3885a1
+@span("train")
 def run_trainer(trainer, resume: bool = False) -> list[dict]:  # Its log
     "Run a TRL trainer without a printed line per step."
     from transformers import PrinterCallback
