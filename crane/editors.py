@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from .core import CraneError, Edit, Trace, normalize, write_atomic
+from .core import CraneError, Edit, Trace, normalize, span, write_atomic
 from .generation import Completion, answer, first_choices, teacher_forced
 from .model import MLLM, Note, Prompt, encode, neutralize
 from .pocket import flag_note, flag_sentence, respond, weigh
@@ -253,6 +253,7 @@ def row_losses(
     return losses.sum(1) / (labels != -100).sum(1)
 
 # %% ../nbs/03_editors.ipynb #ab8b4778
+@span("train")
 def fit(
     m: MLLM,
     edit: Edit,

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .benchmark import Benchmark
-from .core import CraneError, Edit, Probe, Trace, mentions, normalize, parse_trace
+from .core import CraneError, Edit, Probe, Trace, mentions, normalize, parse_trace, span
 from .editors import note_bytes
 from .failure_modes import uses_bridges, verdict
 from .generation import Completion, first_choices, same_choices, teacher_forced
@@ -191,6 +191,7 @@ def judge(
     return form | verdict(trace, probe) | bridges
 
 # %% ../nbs/09_evaluation.ipynb #51265f30
+@span("score")
 def score(
     rows: list[dict],  # Stored traces of all methods; those of `base` are the reference
     probes: list[Probe],
@@ -234,6 +235,7 @@ class Forcing:
     before: Callable  # The same of the unedited model
 
 
+@span("score")
 def forced_rows(method: str, edit: Edit, probes: list[Probe], forcing: Forcing) -> list[dict]:
     "VLKEB's and EasyEdit's number, `theirs`, for each probe of one edit."
     res = []

@@ -12,7 +12,7 @@ import random
 import re
 from collections import defaultdict
 
-from .core import CraneError, Edit, Probe, Trace, find_name, mentions, normalize, parse_trace
+from .core import CraneError, Edit, Probe, Trace, find_name, mentions, normalize, parse_trace, span
 from .editors import edit_prompt
 from .generation import answer
 from .model import MLLM
@@ -425,6 +425,7 @@ def judged_row(row: dict, edit: Edit, probe: Probe) -> dict:
     return row | v | context
 
 # %% ../nbs/04_failure_modes.ipynb #d75923d4
+@span("score")
 def judge_rows(
     rows: list[dict],  # Traces of in-scope probes, as editors' runs give them
     edits: list[Edit],

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 
-from .core import Trace, parse_trace, progress
+from .core import Trace, parse_trace, progress, span
 from .model import MLLM, Prompt, encode, explained, opening
 from .world import World
 
@@ -265,6 +265,7 @@ def last_tokens(
 CROWD = 0.7  # rows leave, and others join, once less than this share of a batch is still written (our choice, on time)
 
 
+@span("generate")
 @torch.no_grad()
 def decode(
     m: MLLM,
@@ -364,6 +365,7 @@ def reader(m: MLLM, prompts: list[Prompt], world: World = None) -> Callable:  # 
     return read
 
 
+@span("generate")
 @torch.no_grad()
 def answer_batch(
     m: MLLM,
@@ -399,6 +401,7 @@ def like_length(
     return [order[b : b + batch_size] for b in range(0, len(order), batch_size)]
 
 # %% ../nbs/02a_generation.ipynb #bd8e09c6
+@span("generate")
 def answer(
     m: MLLM,
     prompts: list[Prompt],
@@ -448,6 +451,7 @@ def forced_batches(
         yield batch, {k: v.to(m.device) for k, v in enc.items()}
 
 # %% ../nbs/02a_generation.ipynb #541db3ee
+@span("score")
 @torch.no_grad()
 def teacher_forced(
     m: MLLM,
@@ -470,6 +474,7 @@ def teacher_forced(
     return [scores[i] for i in range(len(prompts))]
 
 # %% ../nbs/02a_generation.ipynb #fdc05948
+@span("score")
 @torch.no_grad()
 def first_choices(
     m: MLLM,

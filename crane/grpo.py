@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from .benchmark import Benchmark
-from .core import CraneError, Probe, parse_trace, write_jsonl
+from .core import CraneError, Probe, parse_trace, span, write_jsonl
 from .generation import GumbelNoise, Read, counted, decode, lengths, plain_text
 from .model import MLLM, Prompt, load_mllm, opening, pocket_path, unloadable
 from .retrieval import Hit
@@ -73,6 +73,7 @@ def trl_reward(part: str, m: MLLM):
     "One part of the reward in TRL's calling convention; it reads completions by their ids, as evaluation does."
     opened = opening(m)
 
+    @span("score")
     def reward(completion_ids, probe, notes, **kw):
         points = []
         for ids, asked, told in zip(completion_ids, probe, notes):

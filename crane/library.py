@@ -21,7 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .core import CraneError, Edit, normalize, read_json, read_records, sha256_file, shipped, write_atomic
+from .core import CraneError, Edit, normalize, read_json, read_records, sha256_file, shipped, span, write_atomic
 from .search import Encoder, Library, key64
 from crane.store import (
     COMPACT_AFTER,
@@ -284,6 +284,7 @@ def check_encoder(self: DualLibrary):
 
 
 @patch
+@span("search")
 def vectors(self: DualLibrary, modality: str, keys: list[str]) -> np.ndarray:  # (n, d)
     "Vectors of pictures or texts; the latest are remembered."
     if self.encoder is None:

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .core import CraneError, Edit, progress
+from .core import CraneError, Edit, progress, span
 from crane.editors import (
     Edited,
     adapter,
@@ -308,6 +308,7 @@ def margin_loss(
     return (others - low).relu().mean() + (high - edited).relu().mean() + (gap - (edited - others)).relu().mean()
 
 # %% ../nbs/03b_memory_editors.ipynb #413fc87c
+@span("train")
 def learn_side(
     m: MLLM,
     memory: SideMemory,
@@ -448,6 +449,7 @@ class Scope:
         return torch.exp(-self.picture.exp() * apart - said)
 
 # %% ../nbs/03b_memory_editors.ipynb #72e72d63
+@span("train")
 def train_scope(
     m: MLLM,
     edits: list[Edit],
@@ -484,6 +486,7 @@ def train_scope(
 EVERY_MAP = r"(q|k|v|o|gate|up|down)_proj"  # where the counterfactual model's adapters sit
 
 
+@span("train")
 def train_counterfactual(
     m: MLLM,
     edits: list[Edit],

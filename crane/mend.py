@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from .core import CraneError, Edit, progress
+from .core import CraneError, Edit, progress, span
 from crane.editors import (
     check_edits,
     edit_prompt,
@@ -153,6 +153,7 @@ def gradients(m: MLLM, edits: list[Edit], world: World) -> dict:  # Layer name -
     return dict(zip(layers, factors(m, enc, list(layers.values()))))
 
 
+@span("train")
 def changes(
     net: Mend, m: MLLM, edits: list[Edit], world: World
 ) -> dict:  # Layer -> two factors, each (edits, tokens, ·)
@@ -252,6 +253,7 @@ def new_mend(
     return net
 
 # %% ../nbs/03a_mend.ipynb #be795bbb
+@span("train")
 def train_mend(
     m: MLLM,
     edits: list[Edit],

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .core import DATA, record_shipped, write_json
+from .core import DATA, record_shipped, span, write_json
 from .model import MLLM, Note, Prompt, append_responses, save_mllm
 from .questions import ask, fact_sentence, looks
 from .world import RELATIONS, SEEN_ARTISTS, Entity, World, known_facts, look_alikes, neighbour, open_image
@@ -511,6 +511,7 @@ def descend(opt, sched):
     opt.zero_grad()
 
 # %% ../nbs/02b_pocket.ipynb #38e0dbff
+@span("train")
 def train_vision(
     m: MLLM,
     world: World,
@@ -571,6 +572,7 @@ def lesson_length(lesson: tuple[Prompt, str]) -> tuple[int, int]:
     return prompt.size.images, prompt.size.characters + len(response)
 
 
+@span("train")
 def train_language(
     m: MLLM,
     world: World,

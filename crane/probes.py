@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageFilter
 
-from .core import CraneError, Edit, Probe, Trace, mentions
+from .core import CraneError, Edit, Probe, Trace, mentions, span
 from .editors import edit_prompt, encoded, reworded, said_logits
 from .failure_modes import exact_probe, varied
 from .generation import answer
@@ -164,6 +164,7 @@ def stratum(
     return "weak" if old >= 0.2 else "no-prior"
 
 # %% ../nbs/05_probes.ipynb #2a35964f
+@span("score")
 @torch.no_grad()
 def answer_probability(
     m: MLLM, prompts: list[Prompt], traces: list[Trace], answers: list[str], world: World

@@ -264,20 +264,21 @@ def run_notebook(
     made_of: dict,  # Its ingredients
     at: Progress | None = None,
     env: dict | None = None,  # Environment variables of the kernel
-) -> dict:  # The record: `made_of`, `seconds`, `peak_bytes`, `files`, `made_by`
+) -> dict:  # The record: `made_of`, `seconds`, `spans`, `peak_bytes`, `files`, `made_by`
     "Run one notebook of one run; a cell that fails or a kernel that dies is a `CraneError`."
     source, done = notebooks(root)[step.stage], step.runs / "executed" / f"{step.stage}.ipynb"
-    partial, path, begun = (done.with_suffix(s) for s in (".partial.ipynb", ".json", ".begun.json"))
+    names = ".partial.ipynb", ".json", ".begun.json", ".spans.json"
+    partial, path, begun, spans = (done.with_suffix(s) for s in names)
     folder = step.runs / step.stage
     clear(folder, keep=same_begun(begun, made_of) and not path.exists())
-    for f in path, done:
+    for f in path, done, spans:
         f.unlink(missing_ok=True)
     write_json(begun, made_of)
     at = at or Progress(step.stage, 0)
     at.start = at.shown = time.time()
     at.cells = len(code_cells(source)) + bool(step.params)  # papermill adds a cell of parameters
     try:
-        _execute(source, partial, step.params, at, env or {})
+        _execute(source, partial, step.params, at, (env or {}) | {"CRANE_SPANS": str(spans.absolute())})
     except (PapermillExecutionError, DeadKernelError) as e:
         raise failure(e, at, step.stage, partial.relative_to(root)) from None
     for p in checkpoints(folder):
@@ -285,13 +286,15 @@ def run_notebook(
     rec = dict(
         made_of=made_of,
         seconds=round(time.time() - at.start, 1),
+        spans=read_json(spans) if spans.exists() else {},
         peak_bytes=at.peak,
         files=file_hashes(folder),
         made_by=made_by() | git_state(root),
     )
     finish(partial, done, header(step.runs.name, step.params, rec))
     write_json(path, rec)
-    begun.unlink()
+    for f in begun, spans:
+        f.unlink(missing_ok=True)
     return rec
 
 # %% ../nbs/11a_reproduce.ipynb #813aff48
@@ -306,7 +309,7 @@ def _execute(source, partial, params, at, env):
         progress_bar=False,
         progress=at,
         folder=source.parent,
-        env={"CRANE_BATCH": "1"} | env,
+        env={"CRANE_BATCH": "1", "CRANE_BEGAN": str(at.start)} | env,
     )
 
 # %% ../nbs/11a_reproduce.ipynb #7974d408
@@ -376,7 +379,7 @@ def about(root: Path, runs: Path, records: dict[str, dict]) -> dict:
         run_key=run_key(records),
         seconds=round(sum(r["seconds"] for r in records.values()), 1),
         peak_bytes=max(r["peak_bytes"] for r in records.values()),
-        stages={s: dict(seconds=r["seconds"], peak_bytes=r["peak_bytes"]) for s, r in records.items()},
+        stages={s: {k: r[k] for k in ("seconds", "spans", "peak_bytes") if k in r} for s, r in records.items()},
         made_of=made_of_all(plan(name, root, seed), root),
         hardware=hardware(),
         versions=versions(),

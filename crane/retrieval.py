@@ -20,7 +20,7 @@ import numpy as np
 from fastcore.basics import patch
 
 from .benchmark import Benchmark, read_benchmark
-from .core import CraneError, Edit, Probe, mentions, normalize, stage_dir
+from .core import CraneError, Edit, Probe, mentions, normalize, span, stage_dir
 from .editors import Edited, editor, note_bytes, with_notes
 from .generation import answer
 from .library import MODALITIES, DualLibrary, changes
@@ -144,6 +144,7 @@ class Walk:
 
 # %% ../nbs/06c_retrieval.ipynb #0d8ab7f2
 @patch
+@span("search")
 def nearest(
     self: DualLibrary,
     prompts: list[Prompt],
@@ -176,6 +177,7 @@ def passes(self: DualLibrary, h: Hit) -> bool:
 
 # %% ../nbs/06c_retrieval.ipynb #e7f5776a
 @patch
+@span("search")
 def retrieve(
     self: DualLibrary,
     prompts: list[Prompt],

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 
 from . import editors, memory_editors, mend
-from .core import CraneError, Edit, Probe, progress, stage_dir
+from .core import CraneError, Edit, Probe, progress, span, stage_dir
 from crane.editors import (
     Edited,
     adapter,
@@ -249,6 +249,7 @@ def adam(
     return own, opt
 
 # %% ../nbs/03c_running.ipynb #025bb0dd
+@span("train")
 def fit_together(
     losses,  # (indices of edits, their own parameters) -> a loss for each
     params: list[torch.Tensor],  # Each (edits, …), changed in place
@@ -524,6 +525,7 @@ def answer_together(
     return [[res[e, i] for i in range(len(ps))] for e, ps in enumerate(prompts)]
 
 
+@span("score")
 @torch.no_grad()
 def forced_together(
     m: MLLM, prompts: list[Prompt], targets: list[str], world: World, several: Together

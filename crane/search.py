@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from .core import CraneError, normalize
+from .core import CraneError, normalize, span
 from .model import MLLM, embed_images, embed_texts, unloadable
 from .world import World, open_image
 
@@ -34,6 +34,7 @@ def unit(x: np.ndarray) -> np.ndarray:  # float32
     return (x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)).astype(np.float32)
 
 
+@span("search")
 def in_batches(f: Callable, items: list[str], size: int = 64) -> np.ndarray:
     "Apply an encoder part by part, so that memory does not grow with the library."
     parts = [np.asarray(f(items[i : i + size])) for i in range(0, len(items), size)]

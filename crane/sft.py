@@ -25,7 +25,18 @@ from typing import NamedTuple
 import torch
 
 from .benchmark import Benchmark
-from .core import CraneError, Edit, Probe, hardware, in_batch, mentions, normalize, progress, write_atomic
+from crane.core import (
+    CraneError,
+    Edit,
+    Probe,
+    hardware,
+    in_batch,
+    mentions,
+    normalize,
+    progress,
+    span,
+    write_atomic,
+)
 from .model import MLLM, Prompt, encode, load_mllm
 from .pocket import Lessons, augment, made_up, made_up_value
 from .probes import kind_of
@@ -435,6 +446,7 @@ def last_checkpoint(folder: str | Path) -> str | None:
     return str(found[-1]) if found else None
 
 # %% ../nbs/07a_sft.ipynb #9c3885a1
+@span("train")
 def run_trainer(trainer, resume: bool = False) -> list[dict]:  # Its log
     "Run a TRL trainer without a printed line per step."
     from transformers import PrinterCallback
@@ -555,6 +567,7 @@ def end_with_parent() -> None:
     Thread(target=wait_for_it, daemon=True).start()
 
 # %% ../nbs/07a_sft.ipynb #1d3991cd
+@span("train")
 def train_or_take(
     out: Path,  # Folder of the stage, with a folder for each training
     trained: str,  # `here`, or `shipped`

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .core import share
+from .core import share, span
 from .world import HELD_OUT_ARTIST
 
 # %% ../nbs/09a_tables.ipynb #27141ad1
@@ -160,6 +160,7 @@ def conflict_table(
 CONTROLS = {"FT-L chain": "FT-L", "LoRA chain": "LoRA", "SERAC chain": "SERAC"}  # control -> what it is compared with
 
 
+@span("bootstrap")
 def sign_flip(
     values: list[float],  # Differences, one a probe
     groups: list[str],  # The edit of each

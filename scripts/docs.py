@@ -5,12 +5,13 @@
 
 nbdev's own commands would download Quarto. Here nbdev processes the notebooks and smalldocs, which is pure Python,
 renders them. Other pages are made from what exists: the API and the sources from crane/, the ledger and the tables
-from figures/, the cards from what ships.
+from figures/, the cards and the times from what ships.
 """
 
 import ast
 import html
 import html.parser
+import importlib.util
 import json
 import os
 import re
@@ -545,6 +546,36 @@ def card_page():
     )
 
 
+spec = importlib.util.spec_from_file_location("where_time_goes", root / "benchmarks/where_time_goes.py")
+where_time_goes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(where_time_goes)
+SHOWN_RUNS = {figures / "provenance.json": "the promoted run", data / "smoke" / "about.json": "the shipped smoke run"}
+
+
+def timed_run():
+    "The first shown run that has recorded where its time went, and what it is called; None if none has."
+    for path, called in SHOWN_RUNS.items():
+        about = json.loads(path.read_text()) if path.exists() else dict(stages={})
+        if about["stages"] and all("spans" in stage for stage in about["stages"].values()):
+            return about, called
+    return None, ""
+
+
+def times_page():
+    "Minutes by notebook and kind of work."
+    about, called = timed_run()
+    table, whose = "*No shown run has recorded its times yet.*\n", ""
+    if about:
+        t = where_time_goes.minutes(about["stages"])
+        names = [f"[{s}]({module_of(s)}.ipynb)" if s in notebooks(root) else s for s in t.index]
+        table = where_time_goes.markdown(t.set_axis(names).rename_axis("notebook"))
+        machine = about["hardware"]
+        on = f"{machine['cores']} cores of {machine['cpu']}"
+        whose = f"These are the times of {called} (profile {about['profile']}), on {on}."
+    text = (nbs / "times.md").read_text().format(table=table, whose=whose)
+    page("times", "Where the time goes", text, description="What a run does with its time")
+
+
 def themes():
     "Bootstrap in light, and with its dark values for all: the themes of smalldocs fetch a font, or have no dark form."
     css = (Path(smalldocs.__file__).parent / "assets/vendor/bootstrap/bootstrap.min.css").read_text()
@@ -593,7 +624,7 @@ def write_pages():
         shutil.copy(nbs / f, proc / f)
     if figures.exists():
         shutil.copytree(figures, proc / "figures", ignore=shutil.ignore_patterns("notebooks", "*.md"))
-    for make in themes, api_page, source_pages, table_pages, claims_page, card_page:
+    for make in themes, api_page, source_pages, table_pages, claims_page, card_page, times_page:
         make()
     (proc / "_symbols.json").write_text(json.dumps({n: f"/{at}" for n, at in targets().items()}))
 

@@ -55,7 +55,7 @@ def pages_of(site):
 
 def test_every_notebook_has_a_page_named_after_its_module(site):
     pages = set(map(module_of, notebooks(root)))
-    assert {p.stem for p in site.glob("*.html")} == pages | {"api", "claims", "results", "cards", "glossary"}
+    assert {p.stem for p in site.glob("*.html")} == pages | {"api", "claims", "results", "cards", "times", "glossary"}
 
 
 def test_no_broken_link(site):
@@ -188,6 +188,25 @@ def test_links_are_rewritten_for_readme_and_site():
     text = "[a](01_world.ipynb) ![b](../figures/b.png)"
     assert docs.relink(text, docs.REPO_LINKS) == "[a](nbs/01_world.ipynb) ![b](figures/b.png)"
     assert docs.relink(text, docs.SITE_LINKS) == "[a](world.ipynb) ![b](figures/b.png)"
+
+
+def test_the_page_of_times_shows_the_first_run_that_has_recorded_them(tmp_path, monkeypatch):
+    promoted, smoke = tmp_path / "provenance.json", tmp_path / "about.json"
+    monkeypatch.setattr(docs, "SHOWN_RUNS", {promoted: "the promoted run", smoke: "the shipped smoke run"})
+    monkeypatch.setattr(docs, "proc", tmp_path)
+    about = dict(profile="x", hardware=dict(cpu="y", cores=2))
+
+    def shown():
+        docs.times_page()
+        return (tmp_path / "times.md").read_text()
+
+    assert "No shown run has recorded its times yet" in shown()
+    promoted.write_text(json.dumps(about | dict(stages={"00_core": dict(seconds=60)})))
+    smoke.write_text(json.dumps(about | dict(stages={"00_core": dict(seconds=120, spans=dict(train=60))})))
+    assert "the shipped smoke run (profile x), on 2 cores of y." in shown()
+    assert "| [00_core](core.ipynb) |  | 1.0 |  |  |  |  | 1.0 | 2.0 |" in shown()
+    promoted.write_text(json.dumps(about | dict(stages={"00_core": dict(seconds=60, spans={})})))
+    assert "the promoted run" in shown()
 
 
 def test_formulas_are_html_and_unknown_ones_are_refused():
@@ -415,6 +434,7 @@ def test_the_sidebar_is_in_reading_order(host, browser):
         "claims.html",
         "results.html",
         "cards.html",
+        "times.html",
         "glossary.html",
         "api.html",
     ]

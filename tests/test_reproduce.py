@@ -568,6 +568,32 @@ def test_the_plan_knows_how_long_it_takes(project):
     assert out.count("about ") == 4 and "3 of 3 notebooks to run: about" in out
 
 
+def test_where_the_time_goes_is_recorded_and_promoted(project):
+    profile = project / "profiles/tiny.yaml"
+    profile.write_text(profile.read_text() + "promote: true\n")
+    work = [
+        "import subprocess, sys, time",
+        "from crane.core import span",
+        "with span('train'):",
+        "    time.sleep(.3)",
+        "    with span('generate'): time.sleep(.2)",
+    ]
+    elsewhere = "from crane.core import span\nwith span('search'): pass"  # in a process of its own
+    add_code(project, "02_wait", "from crane.core import CraneError")
+    add_code(project, "02_wait", "\n".join(work))
+    add_code(project, "02_wait", f"subprocess.run([sys.executable, '-c', {elsewhere!r}], check=True)")
+    code, out, err = run(project)
+    assert code == 0, err
+    stages = json.loads((project / "figures/provenance.json").read_text())["stages"]
+    spans, seconds = stages["02_wait"]["spans"], stages["02_wait"]["seconds"]
+    assert set(spans) == {"start-up", "train", "generate"} and stages["01_make"]["spans"] == {}
+    assert spans["train"] >= 0.3 and spans["generate"] >= 0.2 and spans["start-up"] > 0.1
+    assert sum(spans.values()) <= seconds + 0.05, "seconds are rounded"
+    executed = project / "runs/tiny/executed"
+    assert json.loads((executed / "02_wait.json").read_text())["spans"] == spans
+    assert not list(executed.glob("*.spans.json"))
+
+
 def test_a_crash_is_named(project):
     add_code(project, "02_wait", "import os; os.kill(os.getpid(), 11)")
     code, _, err = run(project)

@@ -1,0 +1,78 @@
+"""Where the time of a run goes: minutes by notebook and by kind of work, as a Markdown table.
+
+    .venv/bin/python benchmarks/where_time_goes.py [RUN]
+
+RUN is a folder of `runs/`; left out, it is the newest of those that have run to their end. While a notebook runs in a
+batch it notes how long it does what (`crane.core.span`), and its record keeps that. `start-up` is from its launch to
+the end of the cell with its imports, `rest` is what no kind covers: reading and writing files, building worlds and
+benchmarks, drawing pictures, loading models. What a notebook starts in other processes is not counted, only the wait
+for it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from crane.core import KINDS_OF_WORK, CraneError, project_root
+from crane.plan import notebooks, record, unknown
+from crane.report import markdown
+
+KINDS = (*KINDS_OF_WORK, "start-up")
+
+
+def of_notebook(about: dict) -> dict[str, float]:  # `about`: its `seconds` and its `spans`
+    "Seconds by kind of work, and of all together."
+    spans = {kind: about["spans"].get(kind, 0.0) for kind in KINDS}
+    return spans | {"rest": about["seconds"] - sum(spans.values()), "all": about["seconds"]}
+
+
+def minutes(stages: dict[str, dict]) -> pd.DataFrame:  # Notebooks by kinds of work
+    "The table; a cell is empty where there was nothing of a kind."
+    seconds = pd.DataFrame.from_dict({s: of_notebook(about) for s, about in stages.items()}, orient="index")
+    seconds.loc["all"] = seconds.sum()
+    return (seconds / 60).map(lambda x: f"{x:.1f}" if x else "").rename_axis("notebook")
+
+
+def records(runs: Path) -> dict[str, dict]:  # Notebook name -> record, of those that have run to their end
+    "What a run's notebooks recorded."
+    found = {s: record(runs, s) for s in notebooks(project_root())}
+    return {s: rec for s, rec in found.items() if rec}
+
+
+def newest() -> Path:
+    "The run that has ended last."
+    executed = sorted(project_root().glob("runs/*/executed"), key=lambda p: p.stat().st_mtime, reverse=True)
+    whole = [p.parent for p in executed if len(records(p.parent)) == len(notebooks(project_root()))]
+    if not whole:
+        raise CraneError("no run has run to its end here: run 'crane reproduce' first.")
+    return whole[0]
+
+
+def stages_of(runs: Path) -> dict[str, dict]:
+    "The records of a run; one without recorded times is a `CraneError`."
+    if not runs.is_dir():
+        raise unknown("run", runs.name, sorted(p.parent.name for p in runs.parent.glob("*/executed")))
+    found = records(runs)
+    without = [s for s, rec in found.items() if "spans" not in rec]
+    if without or not found:
+        what = f"{without[0]} of run '{runs.name}'" if without else f"run '{runs.name}'"
+        raise CraneError(f"{what} has recorded no times: run it again with 'crane reproduce --fresh'.")
+    return found
+
+
+def main() -> None:
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("run", nargs="?")
+    name = ap.parse_args().run
+    runs = project_root() / "runs" / name if name else newest()
+    stages = stages_of(runs)
+    print(f"Run '{runs.name}', {len(stages)} notebooks, minutes:\n\n{markdown(minutes(stages))}", end="")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except CraneError as e:
+        sys.exit(f"where_time_goes: {e}")
