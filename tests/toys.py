@@ -62,7 +62,7 @@ def start(project, *args, **env):
     )
 
 
-def finish(p, timeout=60):
+def finish(p, timeout=120):
     out, err = p.communicate(timeout=timeout)
     return Ended(p.returncode, out, err)
 
@@ -84,7 +84,7 @@ def run(project, *args, **env):
 
 
 def wait_for(path, p):
-    for _ in range(600):
+    for _ in range(2400):
         if path.exists():
             return
         assert p.poll() is None, p.communicate()
