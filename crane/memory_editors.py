@@ -521,13 +521,14 @@ def train_serac(
     steps: int = 120,  # Of the counterfactual model
     chain: bool = False,  # Whether it is taught chains
     seed: int = 0,
+    scope: Scope = None,  # Of `train_scope` on the same edits with this seed; trained here if left out
 ) -> Path:  # The file
     "Train SERAC's two parts, once for a run."
     path, meta = Path(file), dict(model=weights_hash(m), edits=edits, steps=steps, chain=chain, seed=seed)
     if path.exists() and read_tensors(path)[0] == meta:
         return path
     es = counterfactuals(world, "train", edits, seed)
-    scope = train_scope(m, es, world, seed=seed)
+    scope = scope or train_scope(m, es, world, seed=seed)
     copy = train_counterfactual(m, es, world, chain, steps, seed=seed)
     parts = {"scope.picture": scope.picture, "scope.words": scope.words}
     return write_tensors(path, parts | {f"copy.{k}": v for k, v in copy.items()}, meta)

@@ -9,6 +9,7 @@ __all__ = ['WORDINGS', 'flag_colours', 'flag_layout', 'looks', 'ask', 'fact_sent
 # %% ../nbs/01a_questions.ipynb #d06eca23
 import io
 import random
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image
@@ -73,7 +74,11 @@ def looks(
     code: str,  # Of the country
 ) -> dict[str, str]:  # `colours`, `layout`: what both drawings of flag-icons agree on
     "Colours and layout of a flag in words."
-    wide, square = (world.images[f"flag-icons-{shape}/{code}"] for shape in ("4x3", "1x1"))
+    return dict(_agreed(*(world.images[f"flag-icons-{shape}/{code}"] for shape in ("4x3", "1x1"))))
+
+
+@lru_cache(1024)  # every source of lessons asks for the looks of all flags
+def _agreed(wide, square):
     agreed = {}
     colours, layout = flag_colours(wide), flag_layout(wide)
     if colours == flag_colours(square):

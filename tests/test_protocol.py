@@ -324,27 +324,19 @@ def test_an_evaluation_stopped_at_any_write_goes_on(world, few, tmp_path, monkey
 
 
 @needs_run
-def test_a_killed_evaluation_goes_on(tmp_path):
-    args = [
-        str(Path(sys.executable).parent / "crane"),
-        "evaluate",
-        "--method",
-        "IKE-0",
-        "--data",
-        str(ran.parent / "05a_benchmark"),
-        "--limit",
-        "4",
-        "--out",
-        str(tmp_path / "it"),
-    ]
-    p = subprocess.Popen(args, cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+def test_a_killed_evaluation_goes_on(tmp_path, monkeypatch):
+    args = ["evaluate", "--method", "IKE-0", "--data", str(ran.parent / "05a_benchmark"), "--limit", "4"]
+    args += ["--out", str(tmp_path / "it")]
+    crane = str(Path(sys.executable).parent / "crane")
+    p = subprocess.Popen([crane, *args], cwd=root, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while p.poll() is None and not (tmp_path / "it" / "traces.jsonl").exists():
         time.sleep(0.05)
     p.send_signal(signal.SIGKILL)
     p.wait()
-    r = subprocess.run(args, cwd=root, capture_output=True, text=True)
-    assert r.returncode == 0 and "GS" in r.stdout and (tmp_path / "it" / "results.json").exists()
-    assert subprocess.run(args, cwd=root, capture_output=True, text=True).stdout == r.stdout
+    monkeypatch.chdir(root)
+    r = RUNNER.invoke(app, args)
+    assert r.exit_code == 0 and "GS" in r.stdout and (tmp_path / "it" / "results.json").exists()
+    assert RUNNER.invoke(app, args).stdout == r.stdout
 
 
 @pytest.fixture(scope="module")

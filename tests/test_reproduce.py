@@ -4,40 +4,22 @@ Nothing half-made is taken for finished.
 """
 
 import json
-import os
 import signal
 import subprocess
-import sys
-import time
 from importlib import metadata
-from typing import NamedTuple
 
 import nbformat
 import psutil
 import pytest
+from toys import OUT, command, empty_project, finish, notebook, run, start, wait_for
 
 from crane.plan import differing, made_of_all, outlook, plan, run_steps
-
-CRANE = [sys.executable, "-c", "from crane.command_line import main; main()"]
-OUT = "from pathlib import Path\nd = Path('../runs')/run/{!r}\nd.mkdir(parents=True)"
-
-
-def notebook(path, *cells, reads=None):
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
-    nb.cells[0].metadata.tags = ["parameters"]
-    if reads is not None:
-        nb.cells.insert(0, nbformat.v4.new_markdown_cell(f"# A\n\n> b\n\n**In** {reads} · **Out** c · **Time** 1 s"))
-    nb.metadata.kernelspec = dict(name="python3", display_name="python3", language="python")
-    nbformat.write(nb, path)
 
 
 @pytest.fixture
 def project(tmp_path):
     "Three stages that pass a number on; the second waits for a file `go`."
-    for d in "nbs", "profiles", "crane/data":
-        (tmp_path / d).mkdir(parents=True)
-    (tmp_path / "settings.ini").write_text("[DEFAULT]\n")
-    (tmp_path / "profiles/tiny.yaml").write_text("seed: 7\nstages:\n  01_make: {number: 3}\n")
+    empty_project(tmp_path, "seed: 7\nstages:\n  01_make: {number: 3}\n")
     (tmp_path / "go").touch()
     notebook(
         tmp_path / "nbs/01_make.ipynb",
@@ -61,41 +43,6 @@ def project(tmp_path):
     return tmp_path
 
 
-class Ended(NamedTuple):
-    "What a command did."
-
-    code: int
-    out: str
-    err: str
-
-
-def listen():
-    "Let SIGINT end a command: a test run in the background would hand on that it is ignored."
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def start(project, *args, **env):
-    return subprocess.Popen(
-        [*CRANE, "reproduce", "--profile", "tiny", *args],
-        cwd=project,
-        env=os.environ | env,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=listen,
-    )
-
-
-def finish(p, timeout=60):
-    out, err = p.communicate(timeout=timeout)
-    return Ended(p.returncode, out, err)
-
-
-def run(project, *args, **env):
-    return finish(start(project, *args, **env))
-
-
 def did(out):
     return [line.split()[1] for line in out.splitlines() if " done in " in line]
 
@@ -116,15 +63,6 @@ def edit(path, change):
 
 def add_code(project, stage, code):
     edit(project / "nbs" / f"{stage}.ipynb", lambda nb: nb.cells.append(nbformat.v4.new_code_cell(code)))
-
-
-def wait_for(path, p):
-    for _ in range(600):
-        if path.exists():
-            return
-        assert p.poll() is None, p.communicate()
-        time.sleep(0.05)
-    raise TimeoutError(path)
 
 
 def refused(project, *words):
@@ -175,7 +113,7 @@ def test_damaged_notebook(project):
 
 
 def test_outside_a_checkout(tmp_path):
-    code, _, err = run(tmp_path)
+    code, _, err = finish(start(tmp_path))
     assert code == 1 and one_line(err) and "inside a checkout" in err
 
 
@@ -185,7 +123,7 @@ def test_dry_run_runs_nothing(project):
 
 
 def test_parameters_and_seed_arrive(project):
-    code, out, err = run(project)
+    code, out, err = finish(start(project))  # as a user does
     assert code == 0, err
     assert (project / "runs/tiny/01_make/n.txt").read_text() == "3 7"
     assert "runs/tiny/10_report/figures" in out and not (project / "figures").exists()
@@ -506,8 +444,7 @@ def git(project, *args):
 
 
 def promote(project, name="tiny"):
-    r = subprocess.run([*CRANE, "promote", name], cwd=project, capture_output=True, text=True)
-    return Ended(r.returncode, r.stdout, r.stderr)
+    return command(project, "promote", name)
 
 
 def test_only_a_finished_run_of_a_clean_tree_is_promoted(project):

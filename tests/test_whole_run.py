@@ -1,4 +1,8 @@
-"A smoke run that is killed ten times ends in the same files as an undisturbed one: the run that `make test` has made."
+"""A batch that is killed ends in the same files as an undisturbed one.
+
+Toy notebooks are killed ten times at any moment; the two real ones that train, in the midst of their trainings, beside
+the smoke run that `make test` has made.
+"""
 
 import csv
 import json
@@ -8,17 +12,18 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import toys
+from toys import CRANE, OUT, empty_project, notebook, run
 
 from crane.plan import outlook, run_steps
 
 root = Path(__file__).resolve().parent.parent
-COMMAND = [sys.executable, "-c", "from crane.command_line import main; main()", "reproduce", "--profile", "smoke"]
+TRAINING = "07a_sft", "08_grpo"
 # what may differ between two runs: recorded times, as fields and as columns
 TIMED, COLUMN = re.compile(r"seconds|^took$"), re.compile(r"^seconds|, s$")
 OF_TRL = {"executed", "tensorboard", "trainer", "trainer_sft"}  # folders of which the content is not ours
@@ -38,21 +43,25 @@ def undisturbed():
 
 
 @pytest.fixture
-def project(tmp_path):
-    "A copy of what is, or would be, in git."
+def project(undisturbed, tmp_path):
+    "A copy of what is, or would be, in git, and of the smoke run without what the two have made."
     for n in subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True
     ).stdout.splitlines():
         if (root / n).is_file():
             (tmp_path / n).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / n, tmp_path / n)
+    theirs = [f"{s}{end}" for s in TRAINING for end in ("", ".json", ".ipynb")]
+    shutil.copytree(undisturbed, tmp_path / "runs/smoke", ignore=shutil.ignore_patterns(*theirs))
     return tmp_path
 
 
-def start(project, out):
+def start_training(project, out):
+    only = [x for s in TRAINING for x in ("--only", s)]
     env = os.environ | dict(PYTHONPATH=str(project), OMP_NUM_THREADS="1")
+    command = [*CRANE, "reproduce", "--profile", "smoke", *only]
     return subprocess.Popen(
-        COMMAND, cwd=project, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
+        command, cwd=project, env=env, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT
     )
 
 
@@ -94,33 +103,80 @@ def results(runs):
     return {p.relative_to(runs).as_posix(): p for p in files}
 
 
-def kill_when(p, ready, rng):
-    "Kill a batch, not its kernels, at a random moment or as soon as something is there."
-    end = time.time() + (600 if ready else rng.uniform(3, 20))
-    while time.time() < end and not (ready and ready()) and p.poll() is None:
-        time.sleep(0.05)
+def kill(p, rng):
+    "End a batch, not its kernels."
     p.send_signal(rng.choice([signal.SIGKILL, signal.SIGTERM]))
     p.wait(60)
 
 
-def test_killed_ten_times_it_ends_in_the_same_files(undisturbed, project):
+@pytest.fixture
+def rng():
     seed = int(time.time())
     print("seed of the moments:", seed)
-    rng, log = random.Random(seed), project / "runs.log"
+    return random.Random(seed)
+
+
+def two_notebooks(path):
+    "The second reads what the first has written, file by file."
+    path = empty_project(path, "seed: 7\n")
+    slowly = "import time\nfor i in range(9):\n    time.sleep(.03)\n    (d/f'{i}.txt').write_text(str(i*seed))"
+    added = "text = ''.join(p.read_text() for p in sorted(Path('../runs', run, '01_make').iterdir()))"
+    for name, reads, cell in ("01_make", "nothing", slowly), ("02_add", "`01_make/*.txt`", f"{added}\n{slowly}"):
+        last = "(d/'last.txt').write_text(text if 'text' in dir() else 'none')"
+        notebook(path / f"nbs/{name}.ipynb", 'run = "tiny"\nseed = 0', OUT.format(name), cell, last, reads=reads)
+    return path
+
+
+def kept(project):
+    "Whether nothing is left to run."
+    return {what for what, _ in outlook(run_steps("tiny", project), project).values()} == {"keep"}
+
+
+def written_since(began, executed):
+    "Whether a batch has come so far that it begins notebooks."
+    with suppress(FileNotFoundError):
+        return any(p.stat().st_mtime > began for p in executed.glob("*.json"))
+
+
+def test_toys_killed_ten_times_end_in_the_same_files(tmp_path, rng):
+    killed, whole = (two_notebooks(tmp_path / name) for name in ("killed", "whole"))
+    assert run(whole).code == 0
+    executed = killed / "runs/tiny/executed"
+    for _ in range(10):
+        p, began = toys.start(killed, *(["--fresh"] if kept(killed) else [])), time.time()
+        while p.poll() is None and not written_since(began, executed):
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 2))
+        kill(p, rng)
+        p.communicate()
+    code, out, err = run(killed)
+    assert code == 0, err
+    a, b = (results(path / "runs/tiny") for path in (whole, killed))
+    assert a.keys() == b.keys() and len(a) == 20
+    assert [n for n in a if a[n].read_bytes() != b[n].read_bytes()] == []
+    assert {p.name for p in executed.iterdir()} == {p.name for p in (whole / "runs/tiny/executed").iterdir()}
+    assert kept(killed)
+
+
+def test_trainings_killed_in_their_midst_end_in_the_same_files(undisturbed, project, rng):
+    log = project / "runs.log"
 
     def in_training(stage):
         return any((project / "runs/smoke" / stage).rglob("checkpoint-*/trainer_state.json"))
 
-    at = {5: partial(in_training, "07a_sft"), 8: partial(in_training, "08_grpo")}  # twice in the midst of a training
     with log.open("w") as out:
-        for k in range(10):
-            kill_when(start(project, out), at.get(k), rng)
-        p = start(project, out)
-        assert p.wait(1500) == 0, log.read_text()[-3000:]
+        for stage in TRAINING:
+            p, end = start_training(project, out), time.time() + 600
+            while not in_training(stage) and p.poll() is None and time.time() < end:
+                time.sleep(0.05)
+            kill(p, rng)
+            assert in_training(stage), log.read_text()[-3000:]
+        p = start_training(project, out)
+        assert p.wait(600) == 0, log.read_text()[-3000:]
     a, b = results(undisturbed), results(project / "runs/smoke")
     assert a.keys() == b.keys()
     assert [n for n in a if content(a[n]) != content(b[n])] == []
     assert not list((project / "runs/smoke").rglob("checkpoint-*")) and not list(
         (project / "runs/smoke").rglob("*.partial*")
     )
-    assert {what for what, _ in view(project).values()} == {"keep"}
+    assert {what for s, (what, _) in view(project).items() if s.stage in TRAINING} == {"keep"}
