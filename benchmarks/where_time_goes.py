@@ -1,8 +1,9 @@
 """Where the time of a run goes: minutes by notebook and by kind of work, as a Markdown table.
 
-    .venv/bin/python benchmarks/where_time_goes.py [RUN]
+    .venv/bin/python benchmarks/where_time_goes.py [RUN] [--keep]
 
-RUN is a folder of `runs/`; left out, it is the newest of those that have run to their end. While a notebook runs in a
+RUN is a folder of `runs/`; left out, it is the newest of those that have run to their end. `--keep` puts the times of
+a run that could be promoted into benchmarks/times/, where README and docs take them from. While a notebook runs in a
 batch it notes how long it does what (`crane.core.span`), and its record keeps that. `start-up` is from its launch to
 the end of the cell with its imports, `rest` is what no kind covers: reading and writing files, building worlds and
 benchmarks, drawing pictures, loading models. What a notebook starts in other processes is not counted, only the wait
@@ -15,22 +16,23 @@ from pathlib import Path
 
 import pandas as pd
 
-from crane.core import KINDS_OF_WORK, CraneError, project_root
+from crane.core import KINDS_OF_WORK, CraneError, project_root, write_json
 from crane.plan import notebooks, record, unknown
 from crane.report import markdown
+from crane.reproduce import about, promotable
 
 KINDS = (*KINDS_OF_WORK, "start-up")
 
 
-def of_notebook(about: dict) -> dict[str, float]:  # `about`: its `seconds` and its `spans`
+def of_notebook(took: dict) -> dict[str, float]:  # `took`: its `seconds` and its `spans`
     "Seconds by kind of work, and of all together."
-    spans = {kind: about["spans"].get(kind, 0.0) for kind in KINDS}
-    return spans | {"rest": about["seconds"] - sum(spans.values()), "all": about["seconds"]}
+    spans = {kind: took["spans"].get(kind, 0.0) for kind in KINDS}
+    return spans | {"rest": took["seconds"] - sum(spans.values()), "all": took["seconds"]}
 
 
 def minutes(stages: dict[str, dict]) -> pd.DataFrame:  # Notebooks by kinds of work
     "The table; a cell is empty where there was nothing of a kind."
-    seconds = pd.DataFrame.from_dict({s: of_notebook(about) for s, about in stages.items()}, orient="index")
+    seconds = pd.DataFrame.from_dict({s: of_notebook(took) for s, took in stages.items()}, orient="index")
     seconds.loc["all"] = seconds.sum()
     return (seconds / 60).map(lambda x: f"{x:.1f}" if x else "").rename_axis("notebook")
 
@@ -62,13 +64,29 @@ def stages_of(runs: Path) -> dict[str, dict]:
     return found
 
 
+KEPT = "profile", "commit", "seconds", "wall_seconds", "jobs", "peak_bytes", "stages", "hardware"
+
+
+def keep(runs: Path) -> Path:
+    "Keep the times of a run; it must be one that could be promoted."
+    root = project_root()
+    origin = about(root, runs, promotable(root, runs))
+    path = root / "benchmarks" / "times" / f"{runs.name}.json"
+    path.parent.mkdir(exist_ok=True)
+    write_json(path, {k: origin[k] for k in KEPT if k in origin})
+    return path
+
+
 def main() -> None:
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("run", nargs="?")
-    name = ap.parse_args().run
-    runs = project_root() / "runs" / name if name else newest()
+    ap.add_argument("--keep", action="store_true")
+    given = ap.parse_args()
+    runs = project_root() / "runs" / given.run if given.run else newest()
     stages = stages_of(runs)
     print(f"Run '{runs.name}', {len(stages)} notebooks, minutes:\n\n{markdown(minutes(stages))}", end="")
+    if given.keep:
+        print(f"\nkept in {keep(runs).relative_to(project_root())}")
 
 
 if __name__ == "__main__":

@@ -82,10 +82,11 @@ def expected(
     root: Path,  # Project folder
     runs: Path,  # `runs/<run>`
 ) -> dict[str, float]:  # Notebook name -> seconds
-    "How long each notebook took: here the last time, else in the promoted or the shipped run of its profile."
+    "How long each notebook took: here the last time, else in a run of its profile that is shown."
     shipped, promoted = DATA / "smoke" / "about.json", root / "figures" / "provenance.json"
     found = {}
-    for path in shipped, promoted, runs / "executed" / "seconds.json":
+    kept = root / "benchmarks" / "times" / f"{profile_of(runs.name)}.json"
+    for path in shipped, promoted, kept, _seconds(runs):
         with suppress(CraneError):
             known = read_json(path)
             if known["profile"] == profile_of(runs.name):
@@ -378,6 +379,7 @@ def about(root: Path, runs: Path, records: dict[str, dict]) -> dict:
         seed=seed,
         run_key=run_key(records),
         seconds=round(sum(r["seconds"] for r in records.values()), 1),
+        **{k: v for k, v in seconds_of(runs).items() if k in ("wall_seconds", "jobs")},
         peak_bytes=max(r["peak_bytes"] for r in records.values()),
         stages={s: {k: r[k] for k in ("seconds", "spans", "peak_bytes") if k in r} for s, r in records.items()},
         made_of=made_of_all(plan(name, root, seed), root),
@@ -568,9 +570,23 @@ def stopping():
 
 def remember(s: Step, rec: dict) -> None:
     "Note how long a notebook took, also for the next time that it has to run."
-    path = s.runs / "executed" / "seconds.json"
-    old = read_json(path) if path.exists() else dict(profile=profile_of(s.runs.name), stages={})
-    write_json(path, old | dict(stages=old["stages"] | {s.stage: rec["seconds"]}))
+    known = seconds_of(s.runs)
+    write_json(_seconds(s.runs), known | dict(stages=known["stages"] | {s.stage: rec["seconds"]}))
+
+
+def remember_whole(runs: Path, seconds: float, jobs: int) -> None:
+    "Note how long a whole run took that was made in one go; that is less than its notebooks took, if some ran at once."
+    write_json(_seconds(runs), seconds_of(runs) | dict(wall_seconds=round(seconds, 1), jobs=jobs))
+
+
+def seconds_of(runs: Path) -> dict:  # `profile`, `stages`, and of a run in one go `wall_seconds` and `jobs`
+    "What is known of the times of a run."
+    path = _seconds(runs)
+    return read_json(path) if path.exists() else dict(profile=profile_of(runs.name), stages={})
+
+
+def _seconds(runs):
+    return runs / "executed" / "seconds.json"
 
 # %% ../nbs/11a_reproduce.ipynb #434af097
 def reproduce(
@@ -604,7 +620,11 @@ def reproduce(
         begin = time.time()
         jobs = jobs or hardware()["cores"]
         ran = run_all(meant, root, jobs, set(meant) if fresh else frozenset())
-        print(f"{len(ran)} notebooks run, {len(meant) - len(ran)} kept, in {clock(time.time() - begin)}")
+        took = time.time() - begin
+        print(f"{len(ran)} notebooks run, {len(meant) - len(ran)} kept, in {clock(took)}")
+        for steps in of_seed.values():
+            if set(ran) == set(steps) == set(meant):
+                remember_whole(steps[0].runs, took, jobs)
         if own not in of_seed or only or start or given:
             return []
         return ended(root, of_seed[own][0].runs, profile["promote"])

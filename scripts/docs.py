@@ -549,7 +549,11 @@ def card_page():
 spec = importlib.util.spec_from_file_location("where_time_goes", root / "benchmarks/where_time_goes.py")
 where_time_goes = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(where_time_goes)
-SHOWN_RUNS = {figures / "provenance.json": "the promoted run", data / "smoke" / "about.json": "the shipped smoke run"}
+SHOWN_RUNS = {
+    root / "benchmarks/times/pocket.json": "the run behind `make reproduce`",
+    figures / "provenance.json": "the promoted run",
+    data / "smoke" / "about.json": "the shipped smoke run",
+}
 
 
 def timed_run():

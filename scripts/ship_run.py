@@ -10,6 +10,7 @@ from crane.core import DATA, CraneError, project_root, write_json
 from crane.reproduce import about, promotable
 
 RUN = "smoke"
+SHOWN = "profile", "commit", "seconds", "wall_seconds", "jobs", "peak_bytes", "stages", "hardware"
 JUDGED = [
     "scored",
     "calm",
@@ -60,7 +61,7 @@ def ship(root):
     shutil.rmtree(new, ignore_errors=True)
     try:
         fill(new, runs)
-        about_it = {k: origin[k] for k in ("profile", "commit", "seconds", "peak_bytes", "stages", "hardware")}
+        about_it = {k: origin[k] for k in SHOWN if k in origin}
         made = f"crane reproduce --profile {RUN}, then python scripts/ship_run.py"
         write_json(new / "about.json", about_it | dict(made=made))
         shutil.rmtree(to, ignore_errors=True)
