@@ -565,8 +565,8 @@ def test_fit_together_is_adam_for_each(seed):
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
-def other(request, tmp_path_factory):
-    return load_mllm(FAMILIES[request.param](tmp_path_factory.mktemp("family") / request.param))
+def other(request, checkpoint_of):
+    return load_mllm(checkpoint_of(request.param))
 
 
 @pytest.mark.parametrize("name", ["FT-L", "FT-V", "LoRA"])

@@ -31,15 +31,9 @@ def world():
     return load_world()
 
 
-@pytest.fixture(scope="session")
-def folders(tmp_path_factory):
-    root = tmp_path_factory.mktemp("families")
-    return {k: build(root / k) for k, build in FAMILIES.items()}
-
-
 @pytest.fixture(params=FAMILIES)
-def m(request, folders):
-    return load_mllm(folders[request.param])
+def m(request, checkpoint_of):
+    return load_mllm(checkpoint_of(request.param))
 
 
 def texts(m, world, **kw):
@@ -139,15 +133,15 @@ def test_vectors_of_length_one_that_do_not_depend_on_company(m, world):
     assert t.shape[0] == 2
 
 
-def test_a_family_whose_video_part_needs_torchvision(folders):
+def test_a_family_whose_video_part_needs_torchvision(checkpoint_of):
     from transformers import AutoProcessor
 
     try:
         import torchvision  # noqa: F401
     except ImportError:
         with pytest.raises(ImportError):
-            AutoProcessor.from_pretrained(folders[VIDEO[0]])
-    assert load_mllm(folders[VIDEO[0]]).tok
+            AutoProcessor.from_pretrained(checkpoint_of(VIDEO[0]))
+    assert load_mllm(checkpoint_of(VIDEO[0])).tok
 
 
 # ---- one sentence says why a checkpoint cannot be used
@@ -163,8 +157,8 @@ def refused(path, *told):
 
 
 @pytest.fixture
-def copy(folders, tmp_path):
-    return shutil.copytree(folders["gemma3"], tmp_path / "copy")
+def copy(checkpoint_of, tmp_path):
+    return shutil.copytree(checkpoint_of("gemma3"), tmp_path / "copy")
 
 
 def test_no_chat_template(copy):
@@ -231,8 +225,8 @@ def test_the_hub(monkeypatch, said, told):
     refused("nobody/x", told)
 
 
-def test_a_processor_and_a_model_that_disagree_on_image_tokens(folders, tmp_path, world):
-    copy = shutil.copytree(folders["llava_next"], tmp_path / "llava")
+def test_a_processor_and_a_model_that_disagree_on_image_tokens(checkpoint_of, tmp_path, world):
+    copy = shutil.copytree(checkpoint_of("llava_next"), tmp_path / "llava")
     edit_json(copy / "processor_config.json", patch_size=8)
     with pytest.raises(CraneError, match="do not agree on image tokens"):
         answer(load_mllm(copy), PROMPTS[1:2], world, max_new_tokens=2)
@@ -245,8 +239,8 @@ def test_a_processor_and_a_model_that_disagree_on_image_tokens(folders, tmp_path
         RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
     ],
 )
-def test_out_of_memory_names_the_batch_size_to_try(folders, monkeypatch, world, error):
-    m = load_mllm(folders["gemma3"])
+def test_out_of_memory_names_the_batch_size_to_try(checkpoint_of, monkeypatch, world, error):
+    m = load_mllm(checkpoint_of("gemma3"))
 
     def fail(*a, **k):
         raise error
