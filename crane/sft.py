@@ -14,6 +14,7 @@ import math
 import random
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 
 from .benchmark import Benchmark
 from .core import CraneError, Edit, Probe, in_batch, mentions, normalize, progress, write_atomic
+from .generation import answer
 from .model import MLLM, Prompt, encode, load_mllm
 from .pocket import Lessons, augment, made_up, made_up_value
 from .probes import kind_of
@@ -488,6 +490,7 @@ def routing_scores(
     b: Benchmark,
     world: World,
     evidence: str = "picture",  # One of `EVIDENCE`
+    answers: Callable = answer,  # Or `Answers`
 ) -> list[dict]:  # One row a probe: `kind` of edit, `probe`, `in_scope`, `right`, `text`
     "How a model routes when every prompt holds its probe's own edit: GS in scope, right answers out of scope."
     edit_of = {e.id: e for e in b.edits}
@@ -502,7 +505,7 @@ def routing_scores(
             right=bool(routes_right(c.trace, p)),
             text=c.text,
         )
-        for p, e, c in zip(b.probes, edits, answer_routed(m, prompts, world))
+        for p, e, c in zip(b.probes, edits, answer_routed(m, prompts, world, answers))
     ]
 
 
