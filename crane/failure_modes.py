@@ -11,6 +11,7 @@ __all__ = ['how_broken', 'loops', 'sentences', 'unsure', 'stance', 'grounding', 
 import random
 import re
 from collections import defaultdict
+from collections.abc import Callable
 
 from .core import CraneError, Edit, Probe, Trace, find_name, mentions, normalize, parse_trace, span
 from .editors import edit_prompt
@@ -393,9 +394,14 @@ def three_probes(edit: Edit, world: World, rng: random.Random) -> list[Probe]:
     return [exact_probe(edit), image_rephrase_probe(edit), multi_hop_probe(edit, world, rng)]
 
 # %% ../nbs/04_failure_modes.ipynb #9ba249b5
-def held(m: MLLM, edits: list[Edit], world: World) -> list[Edit]:
+def held(
+    m: MLLM,
+    edits: list[Edit],
+    world: World,
+    answers: Callable = answer,  # Or `Answers`
+) -> list[Edit]:
     "Edits whose old answer the unedited model gives; a `CraneError` if it reasons in well-formed chains to none."
-    traces = [c.trace for c in answer(m, [edit_prompt(e) for e in edits], world)]
+    traces = [c.trace for c in answers(m, [edit_prompt(e) for e in edits], world)]
     if edits and not any(t.well_formed for t in traces):
         raise CraneError(
             f"model {m.name!r} wrote no well-formed chain to any of {len(traces)} questions "

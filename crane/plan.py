@@ -583,3 +583,20 @@ def outlook(
         if why or before:
             open_.add((s.runs, s.stage))
     return found
+
+# %% ../nbs/11_plan.ipynb #4ae75859
+def labels(steps: Iterable[Step]) -> dict[Step, str]:
+    "What steps are called on the screen: with their run, if there are several."
+    several = len({s.runs for s in steps}) > 1
+    return {s: f"{s.runs.name} {s.stage}" if several else s.stage for s in steps}
+
+
+def clock(seconds: float) -> str:
+    "A duration for people."
+    m, s = divmod(round(seconds), 60)
+    return f"{m} min {s:02} s" if m else f"{s} s"
+
+
+def gigabytes(n: int) -> str:  # `n`: bytes
+    "A size for people."
+    return f"{n / 1e9:.1f} GB"

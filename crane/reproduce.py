@@ -12,12 +12,13 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,9 +46,12 @@ from crane.core import (
 from crane.plan import (
     Step,
     chosen,
+    clock,
     code_cells,
     digest,
     file_hashes,
+    gigabytes,
+    labels,
     load_profile,
     made_of_all,
     notebooks,
@@ -62,12 +66,6 @@ from crane.plan import (
 )
 
 # %% ../nbs/11a_reproduce.ipynb #1208847d
-def clock(seconds: float) -> str:
-    "A duration for people."
-    m, s = divmod(round(seconds), 60)
-    return f"{m} min {s:02} s" if m else f"{s} s"
-
-
 def memory_of(pid: int) -> int:  # Bytes
     "Memory that a process and its children hold now."
     total = 0
@@ -244,11 +242,6 @@ def header(
     ]
     parameters = f" Parameters: {given}." if given else ""
     return f"*Executed by `crane reproduce`: {'; '.join(parts)}.{parameters}*"
-
-
-def gigabytes(n: int) -> str:  # `n`: bytes
-    "A size for people."
-    return f"{n / 1e9:.1f} GB"
 
 
 def finish(partial: Path, done: Path, text: str) -> None:
@@ -434,17 +427,26 @@ def promote(
     shutil.rmtree(old, ignore_errors=True)
     return figures
 
+# %% ../nbs/11a_reproduce.ipynb #b3f7a1d9
+def answers_kept(
+    runs: Path,  # `runs/<run>`
+) -> str:  # Empty where no notebook has asked for any
+    "How many answers had been given before some notebook asked for them."
+    file = runs / "answers.sqlite"
+    if not file.exists():
+        return ""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as db:  # whoever needs a damaged file says so
+        asked, kept = db.execute("SELECT sum(asked), sum(kept) FROM uses").fetchone()
+        if asked:
+            share = f"{100 * kept / asked:.0f} %"
+            return f"answers in run '{runs.name}': {kept:,} of {asked:,} had been given before ({share})"
+    return ""
+
 # %% ../nbs/11a_reproduce.ipynb #ec2cbe0e
-def labels(steps: Iterable[Step]) -> dict[Step, str]:
-    "What steps are called on the screen: with their run, if there are several."
-    several = len({s.runs for s in steps}) > 1
-    return {s: f"{s.runs.name} {s.stage}" if several else s.stage for s in steps}
-
-
 def in_words(
     view: dict[Step, tuple[str, list[str]]],  # An outlook
     root: Path,
-    full: bool = False,  # With all parameters
+    full: bool = False,  # With all parameters, and what kept answers have saved
 ) -> str:  # A line a notebook, and a sum
     "An outlook for people."
     called, took = labels(view), {s: expected(root, s.runs).get(s.stage) for s in view}
@@ -462,6 +464,8 @@ def in_words(
         lines.append(f"{n} of {len(view)} notebooks to run: {_how_long(view, took)}")
     else:
         lines.append(f"all {len(view)} notebooks are up to date")
+    if full:
+        lines += filter(None, map(answers_kept, dict.fromkeys(s.runs for s in view)))
     return "\n".join(lines)
 
 
@@ -622,9 +626,10 @@ def reproduce(
         ran = run_all(meant, root, jobs, set(meant) if fresh else frozenset())
         took = time.time() - begin
         print(f"{len(ran)} notebooks run, {len(meant) - len(ran)} kept, in {clock(took)}")
-        for steps in of_seed.values():
-            if set(ran) == set(steps) == set(meant):
-                remember_whole(steps[0].runs, took, jobs)
+        if [set(ran)] == list(map(set, of_seed.values())):
+            remember_whole(meant[0].runs, took, jobs)
+        for line in filter(None, map(answers_kept, dict.fromkeys(s.runs for s in meant))):
+            print(line)
         if own not in of_seed or only or start or given:
             return []
         return ended(root, of_seed[own][0].runs, profile["promote"])

@@ -237,9 +237,13 @@ def follow(
     return hits
 
 # %% ../nbs/06c_retrieval.ipynb #fd59fd63
-def chains_of(m: MLLM, world: World = None) -> Callable:  # For `think`
+def chains_of(
+    m: MLLM,
+    world: World = None,
+    answers: Callable = answer,  # Or `Answers`
+) -> Callable:  # For `think`
     "Let a model think aloud."
-    return lambda prompts: [c.trace.think for c in answer(m, prompts, world)]
+    return lambda prompts: [c.trace.think for c in answers(m, prompts, world)]
 
 # %% ../nbs/06c_retrieval.ipynb #7f6545c6
 def in_words(edit: Edit) -> str:

@@ -218,9 +218,15 @@ def routed(
     return [results[i] for i in range(len(items))]
 
 
-def answer_routed(m: MLLM, prompts: list[Prompt], world: World = None, **kw) -> list[Completion]:  # As `answer`
+def answer_routed(
+    m: MLLM,
+    prompts: list[Prompt],
+    world: World = None,
+    answers: Callable = answer,  # Or `Answers`
+    **kw,
+) -> list[Completion]:  # As `answer`
     "Answer with the adapter where a note stands, and without it elsewhere."
-    return routed(m, prompts, lambda ps: answer(m, ps, world, **kw))
+    return routed(m, prompts, lambda ps: answers(m, ps, world, **kw))
 
 # %% ../nbs/07_routing.ipynb #ec7f1222
 @dataclass

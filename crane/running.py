@@ -10,6 +10,7 @@ __all__ = ['EDITORS', 'TOGETHER', 'get_editor', 'trained', 'sequence', 'edited_r
 import copy
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -544,6 +545,7 @@ def run_together(
     probes: list[Probe],  # Of all these edits
     world: World,
     n: int = 64,  # Edits at once
+    answers: Callable = None,  # Such as `Answers`, for editors that change prompts only
     **settings,  # Of the editor
 ) -> list[dict]:  # The rows of `run_editor`
     "`run_editor` for many edits at once, where the method allows it; else one by one."
@@ -556,7 +558,11 @@ def run_together(
         some = asked[start : start + n]
         with together(name, m, some, world, **settings) as t:
             prompts = [[ed.rewrite(probe_prompt(p)) for p in of[e.id]] for ed, e in zip(t.edited, some)]
-            said = answer_together(m, prompts, world, t)
+            if answers and f.prompt_only:
+                given = iter(answers(m, [*chain.from_iterable(prompts)], world))
+                said = [list(islice(given, len(ps))) for ps in prompts]
+            else:
+                said = answer_together(m, prompts, world, t)
             exact = [ed.rewrite(edit_prompt(e)) for ed, e in zip(t.edited, some)]
             forced = forced_together(m, exact, [e.target_new for e in some], world, t)
         for ed, e, cs, tf in zip(t.edited, some, said, forced):

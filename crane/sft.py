@@ -37,6 +37,7 @@ from crane.core import (
     span,
     write_atomic,
 )
+from .generation import answer
 from .model import MLLM, Prompt, encode, load_mllm
 from .pocket import Lessons, augment, made_up, made_up_value
 from .probes import kind_of
@@ -507,6 +508,7 @@ def routing_scores(
     b: Benchmark,
     world: World,
     evidence: str = "picture",  # One of `EVIDENCE`
+    answers: Callable = answer,  # Or `Answers`
 ) -> list[dict]:  # One row a probe: `kind` of edit, `probe`, `in_scope`, `right`, `text`
     "How a model routes when every prompt holds its probe's own edit: GS in scope, right answers out of scope."
     edit_of = {e.id: e for e in b.edits}
@@ -521,7 +523,7 @@ def routing_scores(
             right=bool(routes_right(c.trace, p)),
             text=c.text,
         )
-        for p, e, c in zip(b.probes, edits, answer_routed(m, prompts, world))
+        for p, e, c in zip(b.probes, edits, answer_routed(m, prompts, world, answers))
     ]
 
 

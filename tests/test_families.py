@@ -10,6 +10,7 @@ import torch
 from families import FAMILIES, VIDEO, edit_json
 
 from crane import generation
+from crane.answers import fingerprint, told
 from crane.core import CraneError
 from crane.generation import answer, answer_batch, completions, counted, teacher_forced
 from crane.model import Note, Prompt, chat, embed_images, embed_texts, encode, load_mllm, opening
@@ -46,6 +47,12 @@ def test_the_same_text_whatever_the_batch_size(m, world):
     drawn = texts(m, world, temperature=1.0, seed=3)
     assert texts(m, world, temperature=1.0, seed=3, batch_size=1) == drawn
     assert texts(m, world, temperature=1.0, seed=4) != drawn
+
+
+def test_a_model_is_known_again_after_use(m, world):
+    before = fingerprint(m)
+    texts(m, world)
+    assert told(m) and fingerprint(m) == before == fingerprint(load_mllm(m.name))
 
 
 def test_rows_that_leave_and_join_change_no_text(world, monkeypatch):
