@@ -19,6 +19,7 @@ import tempfile
 import unicodedata
 import warnings
 from contextlib import suppress
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Literal
@@ -270,6 +271,7 @@ def read_records(
     return records
 
 # %% ../nbs/00_core.ipynb #505d0ba6
+@lru_cache(1 << 14)  # the same names are compared again and again
 def normalize(
     s: str,  # Any text
 ) -> str:  # Lower case, no accents, punctuation as single spaces, no leading article
