@@ -20,6 +20,7 @@ import time
 import unicodedata
 import warnings
 from contextlib import ContextDecorator, suppress
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -338,6 +339,7 @@ def read_records(
     return records
 
 # %% ../nbs/00_core.ipynb #505d0ba6
+@lru_cache(1 << 14)  # the same names are compared again and again
 def normalize(
     s: str,  # Any text
 ) -> str:  # Lower case, no accents, punctuation as single spaces, no leading article

@@ -76,6 +76,7 @@ class DualLibrary:
         kind: str = "flat",  # `flat` is exact; `hnsw` and `ivfpq` are approximate
     ):
         self.encoder, self.kind, self.folder = encoder, kind, folder and Path(folder)
+        self.pictures = str(self.folder / "pictures") if self.folder else None
         self.given, self.mark = thresholds or {}, None  # `mark`: what all its revisions bear
         self.thresholds = dict(visual=-1.0, textual=-1.0) | self.given
         self.begin()
@@ -145,9 +146,10 @@ def entry(self: DualLibrary, modality: str, row: int) -> Entry:
 @patch
 def _edit(self: DualLibrary, modality: str, row: int) -> Edit:
     e = self.entry(modality, row).edit
-    path = Path(e.image or "")
-    kept_here = self.folder and path.parent == self.folder / "pictures"
-    if kept_here and (not path.exists() or sha256_file(path) != path.name):
+    if not e.image or os.path.dirname(e.image) != self.pictures:
+        return e
+    path = Path(e.image)
+    if not path.exists() or sha256_file(path) != path.name:
         state = "damaged" if path.exists() else "missing"
         raise CraneError(
             f"{path}, the picture of edit {e.id!r}, is {state}: "
@@ -299,7 +301,7 @@ def vectors(self: DualLibrary, modality: str, keys: list[str]) -> np.ndarray:  #
     if new:
         encode = self.encoder.images if visual else self.encoder.texts
         self._vectors |= {at[k]: v for k, v in zip(new, encode(new))}
-    return np.stack([self._vectors[at[k]] for k in keys])
+    return np.array([self._vectors[at[k]] for k in keys])
 
 
 def file_stamp(key: str) -> tuple | None:  # None for what is no file

@@ -10,7 +10,6 @@ import random
 import re
 import textwrap
 import time
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -69,11 +68,11 @@ def nominees(self: DualLibrary, prompts: list[Prompt], k: int) -> list[Nominees]
     for modality in MODALITIES:
         lib = getattr(self, modality)
         idx = [i for i, p in enumerate(prompts) if query_of(p)[0] == modality]
-        if not len(lib) or not idx:
+        if not idx or not len(lib):
             continue
         queries = self.vectors(modality, [query_of(prompts[i])[1] for i in idx])
         near = [NOBODY] * len(idx)
-        if modality == "visual" or (lib.subjects == 0).any():
+        if modality == "visual" or lib.nameless:
             near = [Nominees(rows, scores, len(rows) >= len(lib)) for rows, scores in lib.nominate(queries, k)]
         for i, query, found in zip(idx, queries, near):
             res[i] = found if modality == "visual" else self.named_nominees(prompts[i].question, query, found)
@@ -139,8 +138,8 @@ class Walk:
         hits = []
         for row, score in found.values():
             hits.append(Hit(self.library.edit(self.modality, row), round(score, 6), by, self.lead(row, score)))
-        tied = Counter(h.score for h in hits)
-        return sorted(hits, key=lambda h: (-h.score, tied[h.score] > 1 and not changes(h.edit), h.edit.id))[:k]
+        tied = [h.score for h in hits]
+        return sorted(hits, key=lambda h: (-h.score, tied.count(h.score) > 1 and not changes(h.edit), h.edit.id))[:k]
 
 # %% ../nbs/06c_retrieval.ipynb #0d8ab7f2
 @patch

@@ -190,9 +190,10 @@ class Library:
         self.ids, self.facts, self.subjects = (np.zeros(0, np.uint64) for _ in range(3))  # Hashes
         self.dead = np.zeros(0, bool)  # Removed
         self.old = np.zeros(0, bool)  # Superseded by a later edit of the same fact
+        self.living, self.nameless = 0, False  # How many rows live; whether any has no subject
 
     def __len__(self):
-        return len(self.dead) - int(np.count_nonzero(self.dead))
+        return self.living
 
     def rows(self, *ids: int) -> np.ndarray:
         "Living rows of some ids."
@@ -241,8 +242,9 @@ def add(
 # %% ../nbs/06_search.ipynb #9f825e97
 @patch
 def refresh_old(self: Library, facts: np.ndarray):
-    "Mark which living rows a later one supersedes, for some facts."
-    self.named = None
+    "Mark which living rows a later one supersedes, for some facts, and count anew what lives."
+    self.named, self.nameless = None, bool((self.subjects == 0).any())
+    self.living = len(self.dead) - int(np.count_nonzero(self.dead))
     rows = np.flatnonzero(np.isin(self.facts, facts) & ~self.dead)
     self.old[rows] = ~newest(self.facts[rows])
 
@@ -260,8 +262,8 @@ def exact(self: Library, query: np.ndarray, rows: np.ndarray) -> np.ndarray:  # 
     "Scores of rows, one pair at a time."
     if not len(rows):
         return np.zeros(0)
-    vectors = self.index.reconstruct_batch(np.ascontiguousarray(rows, np.int64)).astype(np.float64)
-    return (vectors * query.astype(np.float64)).sum(1)
+    products = np.multiply(self.index.reconstruct_batch(rows), query, dtype=np.float64)
+    return np.add.reduce(products, 1)
 
 
 @patch
@@ -278,11 +280,12 @@ def settle(
     "The best `k` rows of a query and whatever ties with the last; FAISS is asked for more until that is sure."
     asked = len(rows)
     while True:
-        found = rows >= 0
-        rows, scores = rows[found], scores[found]
-        alive = ~self.dead[rows]
-        everything = asked >= len(self.dead)
-        if everything or (alive.sum() >= k and scores[alive][k - 1] - scores[-1] >= 1e-5):
+        if rows[-1] < 0:  # an approximate index found fewer
+            rows = rows[rows >= 0]
+        alive = np.flatnonzero(~self.dead[rows])
+        if asked >= len(self.dead):
+            break
+        if len(alive) >= k and scores[alive[k - 1]] - scores[len(rows) - 1] >= 1e-5:
             break
         asked = min(4 * asked, len(self.dead))
         scores, rows = (x[0] for x in self.index.search(query[None], asked))
