@@ -4,6 +4,9 @@ import importlib.util
 import os
 import re
 import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -14,6 +17,7 @@ from crane.core import CraneError, read_json, write_json
 from crane.plan import file_hashes, ingredients, inputs_of, is_stage, notebooks, plan
 
 root = Path(__file__).resolve().parent.parent
+WARM = str(Path(__file__).with_name("warm.py"))
 spec = importlib.util.spec_from_file_location("ship_run", root / "scripts/ship_run.py")
 ship_run = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(ship_run)
@@ -48,19 +52,35 @@ def clone(to):
     return to
 
 
-def run_alone(project, name):
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory):
+    "The socket of a process that forks warm kernels."
+    path = tmp_path_factory.mktemp("warm") / "s"
+    p = subprocess.Popen([sys.executable, WARM, "serve", path], cwd="/", stdout=subprocess.DEVNULL)
+    while not path.exists():
+        assert p.poll() is None
+        time.sleep(0.05)
+    yield path
+    p.kill()
+    p.wait()
+
+
+def run_alone(project, name, kernels):
     "Execute a notebook of a project from the top, in a kernel of its own that is no batch."
     nb = nbformat.read(project / "nbs" / f"{name}.ipynb", as_version=4)
     env = {k: v for k, v in os.environ.items() if k not in ("CRANE_BATCH", "RETRAIN", "REBUILD")} | dict(
         PYTHONPATH=str(project)
     )
-    NotebookClient(
+    client = NotebookClient(
         nb,
         kernel_name="python3",
         timeout=900,
         resources=dict(metadata=dict(path=str(project / "nbs"))),
         extra_arguments=["--log-level=ERROR"],
-    ).execute(env=env)
+    )
+    ask = [sys.executable, "-S", WARM, str(kernels), "-f", "{connection_file}"]
+    client.create_kernel_manager().kernel_spec.argv = ask
+    client.execute(env=env)
     return nb
 
 
@@ -73,9 +93,9 @@ def said(nb):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", notebooks(root))
-def test_a_notebook_runs_by_itself(name, tmp_path):
+def test_a_notebook_runs_by_itself(name, tmp_path, kernels):
     project = clone(tmp_path)
-    nb = run_alone(project, name)  # an error ends the test
+    nb = run_alone(project, name, kernels)  # an error ends the test
     ran = [c.execution_count for c in nb.cells if c.cell_type == "code" and c.source.strip()]
     assert ran == [*range(1, len(ran) + 1)], "every cell, in order"
     taken = TAKEN.findall(said(nb))
