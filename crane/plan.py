@@ -13,9 +13,10 @@ import hashlib
 import json
 import os
 import re
+import sqlite3
 import sys
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib import metadata
@@ -600,3 +601,18 @@ def clock(seconds: float) -> str:
 def gigabytes(n: int) -> str:  # `n`: bytes
     "A size for people."
     return f"{n / 1e9:.1f} GB"
+
+# %% ../nbs/11_plan.ipynb #b3f7a1d9
+def answers_kept(
+    runs: Path,  # `runs/<run>`
+) -> str:  # Empty where no notebook has asked for any
+    "How many answers had been given before some notebook asked for them."
+    file = runs / "answers.sqlite"
+    if not file.exists():
+        return ""
+    with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as db:  # whoever needs a damaged file says so
+        asked, kept = db.execute("SELECT sum(asked), sum(kept) FROM uses").fetchone()
+        if asked:
+            share = f"{100 * kept / asked:.0f} %"
+            return f"answers in run '{runs.name}': {kept:,} of {asked:,} had been given before ({share})"
+    return ""

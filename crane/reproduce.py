@@ -12,13 +12,12 @@ import os
 import re
 import shutil
 import signal
-import sqlite3
 import sys
 import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,6 +44,7 @@ from crane.core import (
 )
 from crane.plan import (
     Step,
+    answers_kept,
     chosen,
     clock,
     code_cells,
@@ -426,21 +426,6 @@ def promote(
     new.rename(figures)
     shutil.rmtree(old, ignore_errors=True)
     return figures
-
-# %% ../nbs/11a_reproduce.ipynb #b3f7a1d9
-def answers_kept(
-    runs: Path,  # `runs/<run>`
-) -> str:  # Empty where no notebook has asked for any
-    "How many answers had been given before some notebook asked for them."
-    file = runs / "answers.sqlite"
-    if not file.exists():
-        return ""
-    with suppress(sqlite3.Error), closing(sqlite3.connect(file)) as db:  # whoever needs a damaged file says so
-        asked, kept = db.execute("SELECT sum(asked), sum(kept) FROM uses").fetchone()
-        if asked:
-            share = f"{100 * kept / asked:.0f} %"
-            return f"answers in run '{runs.name}': {kept:,} of {asked:,} had been given before ({share})"
-    return ""
 
 # %% ../nbs/11a_reproduce.ipynb #ec2cbe0e
 def in_words(

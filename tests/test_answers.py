@@ -22,8 +22,8 @@ from crane.answers import Answers, fingerprint, key_of, told
 from crane.core import CraneError
 from crane.generation import answer, told_of_rows
 from crane.model import Note, Prompt, load_mllm
+from crane.plan import answers_kept
 from crane.questions import counterfactuals
-from crane.reproduce import answers_kept
 from crane.routing import answer_routed, load_router, routing_model, save_router, unadapted
 from crane.running import get_editor
 from crane.world import load_world
