@@ -166,13 +166,13 @@ def test_trainings_killed_in_their_midst_end_in_the_same_files(undisturbed, proj
 
     with log.open("w") as out:
         for stage in TRAINING:
-            p, end = start_training(project, out), time.time() + 600
+            p, end = start_training(project, out), time.time() + 1500
             while not in_training(stage) and p.poll() is None and time.time() < end:
                 time.sleep(0.05)
             kill(p, rng)
             assert in_training(stage), log.read_text()[-3000:]
         p = start_training(project, out)
-        assert p.wait(600) == 0, log.read_text()[-3000:]
+        assert p.wait(1500) == 0, log.read_text()[-3000:]
     a, b = results(undisturbed), results(project / "runs/smoke")
     assert a.keys() == b.keys()
     assert [n for n in a if content(a[n]) != content(b[n])] == []
