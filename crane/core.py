@@ -238,10 +238,8 @@ def batch_spans() -> Spans | None:  # None outside a kernel of the batch
     path, began = os.environ.pop("CRANE_SPANS", ""), os.environ.pop("CRANE_BEGAN", 0)
     if not path or not in_batch() or "ipykernel" not in sys.modules:
         return None
-    from ipykernel.zmqshell import ZMQInteractiveShell
-
     spans = Spans(path, float(began))
-    ZMQInteractiveShell.instance().events.register("post_run_cell", spans.write)
+    sys.modules["IPython"].get_ipython().events.register("post_run_cell", spans.write)
     return spans
 
 
