@@ -461,6 +461,8 @@ def run_trainer(trainer, resume: bool = False) -> list[dict]:  # Its log
     trainer.train(resume_from_checkpoint=start)
     net.eval()
     trainer.accelerator.unwrap_model(net, keep_fp32_wrapper=False)  # else it goes on in mixed precision
+    for x in net.modules():
+        vars(x).pop("forward", None)  # with which TRL and accelerate trained, in place of the model's own
     weaken(net)
     rows = [dict(r) for r in trainer.state.log_history if "loss" in r]
     for row in rows:
