@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['does', 'Commitment', 'commitments', 'Settled', 'settled']
 
-# %% ../nbs/00b_commitments.ipynb #9c27b8bc
+# %% ../nbs/00b_commitments.ipynb #dcf849aa
 import re
 from itertools import pairwise
 from typing import NamedTuple
 
 from .names import NEW, OLD, signed, spoken, tokens
 
-# %% ../nbs/00b_commitments.ipynb #8e8ed89a
+# %% ../nbs/00b_commitments.ipynb #53c08124
 def cue(phrases: str) -> re.Pattern:  # `phrases`: separated by commas
     "A pattern that finds any of some phrases."
     return re.compile("|".join(map(_phrase, phrases.split(", "))), re.I)
@@ -25,7 +25,7 @@ def _phrase(phrase):
     begins = r"(?<!\w)" if phrase[0].isalnum() else ""
     return begins + pattern + (r"(?!\w)" if phrase[-1].isalnum() else "")
 
-# %% ../nbs/00b_commitments.ipynb #af374396
+# %% ../nbs/00b_commitments.ipynb #1ab5df0e
 _HEDGE = cue(
     "probably, perhaps, maybe, possibly, presumably, might, may, conceivably, seemingly, i guess, i'd guess, "
     "guessing, i suppose, i suspect, wouldn't bet, vielleicht, wahrscheinlich, peut-être, quizá*, tal vez, forse, "
@@ -61,7 +61,7 @@ _SAID = cue(
 )
 _ASKED = re.compile(r"[?？]\s*[\"'”)]*$")
 
-# %% ../nbs/00b_commitments.ipynb #d12332ac
+# %% ../nbs/00b_commitments.ipynb #2a27b876
 _NOTE = (
     r"(?<!\w)(?:notes?|edits?|contexts?|captions?|statements?|labels?|slips?|tags?|prompts?|claims?|instructions?"
     r"|information|hints?|memos?|updates?|lines?|premises?|assertions?|identification|notiz|hinweis|nota|indicación"
@@ -88,7 +88,7 @@ _NO_REASON = cue(
 )
 _NOT = re.compile(r"\b(?:not|never|cannot|won't|no longer|isn't)\b|n['’]t\b", re.I)
 
-# %% ../nbs/00b_commitments.ipynb #ddaa32b9
+# %% ../nbs/00b_commitments.ipynb #564316d8
 _TAKES = (
     r"\b(?:follow(?:ing)?|go(?:ing)? (?:along )?(?:with|by)|trust(?:ing)?|tak(?:e|ing)|accept(?:ing)?|adopt(?:ing)?"
     r"|us(?:e|ing)|work(?:ing)? (?:with|from|inside)|rely(?:ing)? on|defer(?:ring)? to|stick(?:ing)? (?:to|with)"
@@ -115,7 +115,7 @@ def _accepts(clause):
     "Whether a clause accepts the note, or goes along with what was said."
     return bool(_TAKES_IT.search(clause) or _RULES.search(clause) or _AGREES.search(clause))
 
-# %% ../nbs/00b_commitments.ipynb #51128572
+# %% ../nbs/00b_commitments.ipynb #9be93227
 _OPEN = cue(
     "i ~ can't settle, i can't settle, i can't decide, i can't tell, i cannot tell, i can't determine, we can't "
     "tell, can't be settled, can't be decided, can't be determined, cannot be determined, cannot be decided, "
@@ -126,7 +126,7 @@ _OPEN = cue(
     "решить, 无法确定, わからない"
 )
 
-# %% ../nbs/00b_commitments.ipynb #31474e5c
+# %% ../nbs/00b_commitments.ipynb #af262e42
 _IS = (
     r"(?:\b(?:is|are|was|be|being|means?|remains?|stays?|becomes?|became|belongs? to|goes (?:with|to)|reads? as"
     r"|treat(?:ed)? as|filed under|shows?|stands? for|called?|calls? (?:it|him|her)|names?|ist|sind|bleibt|es|est|reste"
@@ -158,7 +158,7 @@ _TAIL = (
 )
 _HEAD = r"(?:(?:so|yes|no|ok|okay|right|well|hence|then|fine|step|\d+|in|that's)\b\W*)*"
 
-# %% ../nbs/00b_commitments.ipynb #ef3af9ba
+# %% ../nbs/00b_commitments.ipynb #bb72586c
 def _patterns(sign: str) -> dict[str, re.Pattern]:
     "The ways to settle on a name."
     ways = dict(
@@ -209,13 +209,14 @@ def settles(
         return FIRM if asked & words or not clause[copula.end() :].strip(" .!*\"'”)") else WEAK
     return 0
 
-# %% ../nbs/00b_commitments.ipynb #11bf997a
+# %% ../nbs/00b_commitments.ipynb #cb3f82e5
 _DENIES = re.compile(
     r"(?<!\w)(?:not|never|no longer|cannot|hardly|scarcely|barely|neither|nor|nowhere|nothing like|anything but"
     r"|far from|a far cry from|by no means|fails? to|refus\w+|decline|won['’]t|no way|without|instead of|rather than"
     r"|nicht|kein\w*|no es|no son|pas|jamais|ne|не|non|não|değil|macché)(?!\w)|n['’]t\b|不是|并非",
     re.I,
 )
+_FLATLY = re.compile(r"no way|neither|refus\w+|hardly|fails?|macché", re.I)
 _BEGINS_ANEW = re.compile(rf"[,;:{NEW}{OLD}]|\b(?:but|in|set|like|about|from|mention|against|because)\b", re.I)
 _DENIED_BEHIND = re.compile(
     r"\W*(?:this |it |he |she |that |they )?(?:is|are|was|does|do|can|will)? ?(?:not|n['’]t)\b"
@@ -232,11 +233,13 @@ def denies(
     before, _, behind = clause.partition(sign)
     for denial in _DENIES.finditer(before[-90:]):
         between = before[-90:][denial.end() :]
+        if _FLATLY.match(denial[0]) and NEW not in between and OLD not in between:
+            return True
         if len(between.split()) <= 6 and not _BEGINS_ANEW.search(between):
             return True
     return bool(_DENIED_BEHIND.match(behind))
 
-# %% ../nbs/00b_commitments.ipynb #ba137320
+# %% ../nbs/00b_commitments.ipynb #5dd8e625
 _AGAINST = -FIRM  # commitments to the old fact are negative
 OPEN = "open"  # everything is taken back
 
@@ -273,7 +276,7 @@ def _of_both(clause, asked, alone, note):
         return OPEN if re.search(r"\b(?:and|or|und|oder|y|o|et|ou)\b", clause, re.I) else note
     return note or new or -old
 
-# %% ../nbs/00b_commitments.ipynb #2856ba49
+# %% ../nbs/00b_commitments.ipynb #a5744148
 def does(
     clause: str,  # With signs in place of names
     asked: set[str] = frozenset(),  # Words of the question
@@ -295,7 +298,7 @@ def does(
         return _of_the_new(clause, asked, alone, note, turned)
     return _of_the_old(clause, asked, alone, note) if old else note
 
-# %% ../nbs/00b_commitments.ipynb #029c206c
+# %% ../nbs/00b_commitments.ipynb #6693496d
 def _of_the_new(clause, asked, alone, note, turned):
     "What a clause does that names the new value alone."
     if denies(clause, NEW) and not turned:
@@ -318,7 +321,7 @@ def _of_the_old(clause, asked, alone, note):
         return 0
     return -settles(clause, OLD, asked, alone)
 
-# %% ../nbs/00b_commitments.ipynb #1a8b84b9
+# %% ../nbs/00b_commitments.ipynb #e207c3a5
 _SHORT = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|v|No|Jr|Sr|e\.g|i\.e|etc|cf|approx|ca)\.(?=\s)")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"”'’)\]]*\s+|(?<=[。！？；])|\n+|\s*\|\s*")
 _TURN = (
@@ -331,7 +334,7 @@ _CLAUSE = re.compile(
     re.I,
 )
 _QUOTED = re.compile(r"[\"“„«「『][^\"”“»」』\n]{18,}?[\"”“»」』]")
-_GOES_ON = re.compile(r"\W*(?:and|but|not|for|since|as|because|which|the|that|then|full stop)\b", re.I)
+_GOES_ON = re.compile(r"\W*(?:and|but|not|for|since|as|because|which|the|that|then|full stop|thank)\b", re.I)
 
 
 def sentences_of(text: str) -> list[str]:
@@ -346,7 +349,7 @@ class Clause(NamedTuple):
     text: str
     alone: bool  # Whether it says what it says by itself
 
-# %% ../nbs/00b_commitments.ipynb #513ce5cc
+# %% ../nbs/00b_commitments.ipynb #dbb42102
 def clauses_of(sentence: str) -> list[Clause]:
     "The clauses of a sentence."
     cuts = [m.span() for m in _CLAUSE.finditer(sentence)]
@@ -366,7 +369,7 @@ def _stands_alone(i, last, joint, found):
         return True
     return i == last and (bool(re.search("[:—–;]", joint)) or bool(_SO.match(found[i][0])))
 
-# %% ../nbs/00b_commitments.ipynb #5cc3e2bf
+# %% ../nbs/00b_commitments.ipynb #7ddb4936
 class Commitment(NamedTuple):
     "What a clause of a chain commits to."
 
@@ -391,23 +394,22 @@ def commitments(
             hedged = _HEDGE.search(behind.text) and NEW not in behind.text and OLD not in behind.text
             silent = (idle or hedged) and not _OPEN.search(part.text)
             found.append(Commitment(0 if silent else does(part.text.strip(), asked, part.alone), part.text.strip()))
-    if found and not idle:
-        found[start:] = [_merely_named(c) for c in found[start:]]
-    return found
+    return found[:start] + _merely_named(found[start:]) if found and not idle else found
 
 
 _IDLE = set(re.findall(r"\w+", "what which whose where when does show shown this that picture image photo there with name"))
 _IDLE |= set(re.findall(r"\w+", "many much have from were seen here called"))
 
-# %% ../nbs/00b_commitments.ipynb #09bef472
-def _merely_named(c):
-    "A clause of the last sentence, where a name that is neither denied, hedged nor reported counts a little."
-    if c.side or any(p.search(c.clause) for p in (_HEDGE, _SEEN, _BEFORE, _SAID, _ASKED)):
-        return c
-    new, old = (sign in c.clause and not denies(c.clause, sign) for sign in (NEW, OLD))
-    return c if new == old else c._replace(side=0.5 if new else -0.5)
+# %% ../nbs/00b_commitments.ipynb #f269bae2
+def _merely_named(last):
+    "The last sentence, in which a name that is neither denied, hedged nor reported counts a little if one side has it."
+    whole = " ".join(c.clause for c in last)
+    if any(c.side for c in last) or any(p.search(whole) for p in (_HEDGE, _SEEN, _BEFORE, _SAID, _ASKED)):
+        return last
+    new, old = (any(sign in c.clause and not denies(c.clause, sign) for c in last) for sign in (NEW, OLD))
+    return last if new == old else [*last[:-1], last[-1]._replace(side=0.5 if new else -0.5)]
 
-# %% ../nbs/00b_commitments.ipynb #778d4b82
+# %% ../nbs/00b_commitments.ipynb #ea515c1a
 class Settled(NamedTuple):
     "What a chain settles on at last."
 
