@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LANGUAGES', 'NEW', 'OLD', 'OTHER', 'Token', 'tokens', 'key', 'spoken', 'country_keys', 'signed', 'found_key']
 
-# %% ../nbs/00a_names.ipynb #e37fdd00
+# %% ../nbs/00a_names.ipynb #5324c24c
 import re
 import unicodedata
 from collections.abc import Iterable
@@ -16,7 +16,7 @@ from babel import Locale
 
 from .core import DATA, read_json
 
-# %% ../nbs/00a_names.ipynb #86a71087
+# %% ../nbs/00a_names.ipynb #7a9eaf13
 class Token(NamedTuple):
     "A word, a number or a sign of a text."
 
@@ -43,12 +43,10 @@ def tokens(text: str) -> list[Token]:
 
 def key(name: str) -> tuple[str, ...]:
     "The normal forms of a name's tokens, without an article."
-    found = [t.norm for t in tokens(name)]
-    while len(found) > 1 and found[0] in ("the", "a", "an"):
-        found = found[1:]
-    return tuple(found)
+    name = re.sub(r"^\s*(?:(?:the|an?)\s+)+(?=\w)", "", name, flags=re.I)
+    return tuple(t.norm for t in tokens(name))
 
-# %% ../nbs/00a_names.ipynb #3abbffe5
+# %% ../nbs/00a_names.ipynb #0a95cff8
 _PLAIN = str.maketrans(dict(ł="l", ø="o", đ="d", ß="ss", æ="ae", œ="oe", ı="i", þ="th", ð="d") | {"’": "'", "ʻ": "'"})
 _NUMBERS = re.findall(r"\w+", "zero one two three four five six seven eight nine ten eleven twelve")
 _WORDS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {"hundred": "100", "thousand": "1000", "&": "and"}
@@ -65,7 +63,7 @@ def _normal(token):
         text = text.replace(",", "")
     return _WORDS.get(text, re.sub(r"^(\d+)\.0+$", r"\1", text))
 
-# %% ../nbs/00a_names.ipynb #10418b48
+# %% ../nbs/00a_names.ipynb #0e6aeac0
 LANGUAGES = ("en", "ar", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "tr", "zh")
 
 
@@ -82,7 +80,7 @@ def country_keys() -> frozenset:  # Of `key`
     "The names of all countries in English, and their short forms."
     return _english()
 
-# %% ../nbs/00a_names.ipynb #5bb4c89e
+# %% ../nbs/00a_names.ipynb #14bb4a64
 def _ways(kind, more):  # `kind`: an attribute of a babel Locale
     "Names by code in all languages, and the code of each."
     named = {code: list(ways) for code, ways in more.items()}
@@ -120,7 +118,7 @@ def _english():
     countries = [name for code, name in english.items() if len(code) == 2 and code.isalpha()]
     return frozenset(key(name) for name in [*countries, *(w for ways in short.values() for w in ways)])
 
-# %% ../nbs/00a_names.ipynb #948efb14
+# %% ../nbs/00a_names.ipynb #2737584c
 NEW, OLD, OTHER = "\ue000", "\ue001", "\ue002"  # private signs of Unicode, so no text holds them
 
 
@@ -153,7 +151,7 @@ def found_key(found: list[Token], first: int, n: int) -> tuple[str, ...]:
     "The normal forms of some tokens."
     return tuple(t.norm for t in found[first : first + n])
 
-# %% ../nbs/00a_names.ipynb #b17e53a6
+# %% ../nbs/00a_names.ipynb #30b0eefa
 def _hits(found, table):
     "Where names of a table stand: index of the first token, how many, and the sign; the longest from each place."
     lengths = sorted({len(k) for k in table}, reverse=True)
