@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['LANGUAGES', 'NEW', 'OLD', 'OTHER', 'Token', 'tokens', 'key', 'spoken', 'country_keys', 'signed', 'found_key']
 
-# %% ../nbs/00a_names.ipynb #5324c24c
+# %% ../nbs/00a_names.ipynb #3c5e8384
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from babel import Locale
 
 from .core import DATA, read_json
 
-# %% ../nbs/00a_names.ipynb #7a9eaf13
+# %% ../nbs/00a_names.ipynb #62845aa7
 class Token(NamedTuple):
     "A word, a number or a sign of a text."
 
@@ -46,7 +47,7 @@ def key(name: str) -> tuple[str, ...]:
     name = re.sub(r"^\s*(?:(?:the|an?)\s+)+(?=\w)", "", name, flags=re.I)
     return tuple(t.norm for t in tokens(name))
 
-# %% ../nbs/00a_names.ipynb #0a95cff8
+# %% ../nbs/00a_names.ipynb #2577a6e1
 _PLAIN = str.maketrans(dict(ł="l", ø="o", đ="d", ß="ss", æ="ae", œ="oe", ı="i", þ="th", ð="d") | {"’": "'", "ʻ": "'"})
 _NUMBERS = re.findall(r"\w+", "zero one two three four five six seven eight nine ten eleven twelve")
 _WORDS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {"hundred": "100", "thousand": "1000", "&": "and"}
@@ -63,7 +64,7 @@ def _normal(token):
         text = text.replace(",", "")
     return _WORDS.get(text, re.sub(r"^(\d+)\.0+$", r"\1", text))
 
-# %% ../nbs/00a_names.ipynb #0e6aeac0
+# %% ../nbs/00a_names.ipynb #72d3083a
 LANGUAGES = ("en", "ar", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "tr", "zh")
 
 
@@ -80,20 +81,18 @@ def country_keys() -> frozenset:  # Of `key`
     "The names of all countries in English, and their short forms."
     return _english()
 
-# %% ../nbs/00a_names.ipynb #14bb4a64
-def _ways(kind, more):  # `kind`: an attribute of a babel Locale
-    "Names by code in all languages, and the code of each."
-    named = {code: list(ways) for code, ways in more.items()}
+# %% ../nbs/00a_names.ipynb #2e2782b3
+def _ways(kind, short, adjectives):  # `kind`: an attribute of a babel Locale
+    "The code of each name, and all ways to say it by code."
+    named = {code: list(ways) for code, ways in short.items()}
     for language in LANGUAGES:
         for code, name in getattr(Locale.parse(language), kind).items():
             if code.isalpha() and len(code) == 2:
                 named.setdefault(code, []).append(name)
-    codes = {}
-    for code, ways in named.items():
-        for way in ways:
-            codes.setdefault(key(way), set()).add(code)
-    alone = {k: min(found) for k, found in codes.items() if len(found) == 1}
-    return alone, {code: [w for w in ways if key(w) in alone] for code, ways in named.items()}
+    ways = {code: [*names, *adjectives.get(code, [])] for code, names in named.items()}
+    users = Counter(k for said in ways.values() for k in set(map(key, said)))
+    code_of = {key(name): code for code, names in named.items() for name in names if users[key(name)] == 1}
+    return code_of, {code: [w for w in said if users[key(w)] == 1] for code, said in ways.items()}
 
 
 @lru_cache(None)
@@ -104,12 +103,12 @@ def _country_data():
 @lru_cache(None)
 def _countries():
     data = _country_data()
-    return _ways("territories", {c: [*data["short"].get(c, []), *ways] for c, ways in data["demonyms"].items()})
+    return _ways("territories", data["short"], data["demonyms"])
 
 
 @lru_cache(None)
 def _languages():
-    return _ways("languages", {})
+    return _ways("languages", {}, {})
 
 
 @lru_cache(None)
@@ -118,7 +117,7 @@ def _english():
     countries = [name for code, name in english.items() if len(code) == 2 and code.isalpha()]
     return frozenset(key(name) for name in [*countries, *(w for ways in short.values() for w in ways)])
 
-# %% ../nbs/00a_names.ipynb #2737584c
+# %% ../nbs/00a_names.ipynb #d287a115
 NEW, OLD, OTHER = "\ue000", "\ue001", "\ue002"  # private signs of Unicode, so no text holds them
 
 
@@ -151,7 +150,7 @@ def found_key(found: list[Token], first: int, n: int) -> tuple[str, ...]:
     "The normal forms of some tokens."
     return tuple(t.norm for t in found[first : first + n])
 
-# %% ../nbs/00a_names.ipynb #30b0eefa
+# %% ../nbs/00a_names.ipynb #c9f486ad
 def _hits(found, table):
     "Where names of a table stand: index of the first token, how many, and the sign; the longest from each place."
     lengths = sorted({len(k) for k in table}, reverse=True)
