@@ -221,6 +221,7 @@ def parsed(source):
     return ast.parse(python).body
 
 
+@cache
 def meaning(source):
     "What a cell does: its syntax tree, which quotes, comments and line breaks do not change, without its imports."
     return [ast.dump(n) for n in parsed(source) if not isinstance(n, (ast.Import, ast.ImportFrom))]

@@ -20,12 +20,13 @@ from PIL import Image
 from crane import answers as module
 from crane.answers import Answers, fingerprint, key_of, told
 from crane.core import CraneError
+from crane.failure_modes import exact_probe, image_rephrase_probe
 from crane.generation import answer, told_of_rows
 from crane.model import Note, Prompt, load_mllm
 from crane.plan import answers_kept
 from crane.questions import counterfactuals
 from crane.routing import answer_routed, load_router, routing_model, save_router, unadapted
-from crane.running import get_editor
+from crane.running import get_editor, run_together
 from crane.world import load_world
 
 root = Path(__file__).parent.parent
@@ -228,6 +229,19 @@ def test_a_shorter_cap_is_another_question(m, world, keeper):
     assert a(m, PROMPTS, world) == answer(m, PROMPTS, world)
     assert a(m, PROMPTS, world, max_new_tokens=m.max_new_tokens) == answer(m, PROMPTS, world)
     assert counted(keeper)["one"] == (9, 3)
+
+
+def test_editors_that_change_prompts_only_share_the_file(m, world, keeper):
+    edits, a = counterfactuals(world, "train", 2), keeper("one")
+    probes = [p for e in edits for p in (exact_probe(e), image_rephrase_probe(e))]
+
+    def untimed(name, **kw):
+        rows = run_together(name, m, edits, probes, world, **kw)
+        return [{k: v for k, v in r.items() if k not in ("seconds", "took")} for r in rows]
+
+    for name, asked in (("base", (4, 0)), ("IKE-0", (8, 0)), ("base", (12, 4)), ("FT-L", (12, 4))):
+        assert untimed(name, answers=a) == untimed(name)
+        assert counted(keeper)["one"] == asked
 
 
 # ---- the file

@@ -1,6 +1,6 @@
 "The recipe of the pocket model, and the checkpoint that ships."
 
-import subprocess
+import runpy
 import sys
 from functools import partial
 
@@ -46,21 +46,27 @@ def test_size_of_what_ships():
     assert sum(f.stat().st_size for f in (DATA / "pocket").iterdir()) <= 8e6
 
 
-def printed_by(script, n):
+@pytest.fixture
+def printed_by(monkeypatch, capsys):
     "What one round of a benchmark prints."
-    command = [sys.executable, f"benchmarks/{script}", "--n", str(n), "--rounds", "1"]
-    r = subprocess.run(command, cwd=project_root(), capture_output=True, text=True)
-    assert r.returncode == 0, r.stderr
-    return r.stdout
+
+    def run(script, n):
+        path = project_root() / "benchmarks" / script
+        monkeypatch.syspath_prepend(str(path.parent))
+        monkeypatch.setattr(sys, "argv", [script, "--n", str(n), "--rounds", "1"])
+        runpy.run_path(str(path), run_name="__main__")
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_the_throughput_benchmark_compares_equal_outputs():
+def test_the_throughput_benchmark_compares_equal_outputs(printed_by):
     "Its ratio is for people to read; this test checks that both sides give the same outputs."
     printed = printed_by("throughput.py", 14)
     assert printed.count("same outputs 14/14") == 2, printed
 
 
-def test_the_editing_benchmark_compares_equal_results():
+def test_the_editing_benchmark_compares_equal_results(printed_by):
     printed = printed_by("editing.py", 5)
     assert printed.count("same results 5/5") == 2, printed
     assert printed.count("same results 15/15") == 2, printed

@@ -98,8 +98,9 @@ def content(path):
 
 
 def results(runs):
-    "The files of a run, but for what TRL keeps for itself and the executed notebooks."
-    files = [p for p in sorted(runs.rglob("*")) if p.is_file() and OF_TRL.isdisjoint(p.relative_to(runs).parts)]
+    "The files of a run, but for kept answers, what TRL keeps for itself and the executed notebooks."
+    files = [p for p in sorted(runs.rglob("*")) if p.is_file() and p.parent != runs]
+    files = [p for p in files if OF_TRL.isdisjoint(p.relative_to(runs).parts)]
     return {p.relative_to(runs).as_posix(): p for p in files}
 
 
