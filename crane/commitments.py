@@ -5,29 +5,27 @@
 # %% auto #0
 __all__ = ['does', 'Commitment', 'commitments', 'Settled', 'settled', 'asserts', 'commits_in_order']
 
-# %% ../nbs/00b_commitments.ipynb #9df88ceb
+# %% ../nbs/00b_commitments.ipynb #882e5082
 import re
 from itertools import pairwise
 from typing import NamedTuple
 
 from .names import NEW, OLD, signed, spoken, tokens
 
-# %% ../nbs/00b_commitments.ipynb #29423dd1
+# %% ../nbs/00b_commitments.ipynb #3313bdcf
 def cue(phrases: str) -> re.Pattern:  # `phrases`: separated by commas
     "A pattern that finds any of some phrases."
     return re.compile("|".join(map(_phrase, phrases.split(", "))), re.I)
 
 
 def _phrase(phrase):
-    pattern = (
-        re.escape(phrase).replace(r"\*", r"\w*").replace(r"\ \~\ ", r"(?:\s+[\w'’]+){0,3}?\s+").replace(r"\ ", r"\s+")
-    )
+    pattern = re.escape(phrase).replace(r"\*", r"\w*").replace(r"\ \~\ ", r"(?:\s+[\w'’]+){0,3}?\s+").replace(r"\ ", r"\s+")
     if any(c.isalnum() and c >= "\u0e00" for c in phrase):
         return pattern  # writings without spaces show no end of a word
     begins = r"(?<!\w)" if phrase[0].isalnum() else ""
     return begins + pattern + (r"(?!\w)" if phrase[-1].isalnum() else "")
 
-# %% ../nbs/00b_commitments.ipynb #9fe3718d
+# %% ../nbs/00b_commitments.ipynb #8ad73ce8
 _HEDGE = cue(
     "probably, perhaps, maybe, possibly, presumably, might, may, conceivably, seemingly, i guess, i'd guess, "
     "guessing, i suppose, i suspect, wouldn't bet, vielleicht, wahrscheinlich, peut-être, quizá*, tal vez, forse, "
@@ -63,7 +61,7 @@ _SAID = cue(
 )
 _ASKED = re.compile(r"[?？]\s*[\"'”)]*$")
 
-# %% ../nbs/00b_commitments.ipynb #c94e6dc8
+# %% ../nbs/00b_commitments.ipynb #50624f1a
 _NOTE = (
     r"(?<!\w)(?:notes?|edits?|contexts?|captions?|statements?|labels?|slips?|tags?|prompts?|claims?|instructions?"
     r"|information|hints?|memos?|updates?|lines?|premises?|assertions?|identification|notiz|hinweis|nota|indicación"
@@ -90,7 +88,7 @@ _NO_REASON = cue(
 )
 _NOT = re.compile(r"\b(?:not|never|cannot|won't|no longer|isn't)\b|n['’]t\b", re.I)
 
-# %% ../nbs/00b_commitments.ipynb #1dca7e19
+# %% ../nbs/00b_commitments.ipynb #ca54088d
 _TAKES = (
     r"\b(?:follow(?:ing)?|go(?:ing)? (?:along )?(?:with|by)|trust(?:ing)?|tak(?:e|ing)|accept(?:ing)?|adopt(?:ing)?"
     r"|us(?:e|ing)|work(?:ing)? (?:with|from|inside)|rely(?:ing)? on|defer(?:ring)? to|stick(?:ing)? (?:to|with)"
@@ -117,7 +115,7 @@ def _accepts(clause):
     "Whether a clause accepts the note, or goes along with what was said."
     return bool(_TAKES_IT.search(clause) or _RULES.search(clause) or _AGREES.search(clause))
 
-# %% ../nbs/00b_commitments.ipynb #c4486877
+# %% ../nbs/00b_commitments.ipynb #0d420f13
 _OPEN = cue(
     "i ~ can't settle, i can't settle, i can't decide, i can't tell, i cannot tell, i can't determine, we can't "
     "tell, can't be settled, can't be decided, can't be determined, cannot be determined, cannot be decided, "
@@ -128,7 +126,7 @@ _OPEN = cue(
     "решить, 无法确定, わからない"
 )
 
-# %% ../nbs/00b_commitments.ipynb #5c3877df
+# %% ../nbs/00b_commitments.ipynb #d536d47c
 _IS = (
     r"(?:\b(?:is|are|was|be|being|means?|remains?|stays?|becomes?|became|belongs? to|goes (?:with|to)|reads? as"
     r"|treat(?:ed)? as|filed under|shows?|stands? for|called?|calls? (?:it|him|her)|names?|ist|sind|bleibt|es|est|reste"
@@ -160,7 +158,7 @@ _TAIL = (
 )
 _HEAD = r"(?:(?:so|yes|no|ok|okay|right|well|hence|then|fine|step|\d+|in|that's)\b\W*)*"
 
-# %% ../nbs/00b_commitments.ipynb #f373b517
+# %% ../nbs/00b_commitments.ipynb #5f5bb024
 def _patterns(sign: str) -> dict[str, re.Pattern]:
     "The ways to settle on a name."
     ways = dict(
@@ -211,7 +209,7 @@ def settles(
         return FIRM if asked & words or not clause[copula.end() :].strip(" .!*\"'”)") else WEAK
     return 0
 
-# %% ../nbs/00b_commitments.ipynb #fa7a2ffa
+# %% ../nbs/00b_commitments.ipynb #cd45209a
 _DENIES = re.compile(
     r"(?<!\w)(?:not|never|no longer|cannot|hardly|scarcely|barely|neither|nor|nowhere|nothing like|anything but"
     r"|far from|a far cry from|by no means|fails? to|refus\w+|decline|won['’]t|no way|without|instead of|rather than"
@@ -241,7 +239,7 @@ def denies(
             return True
     return bool(_DENIED_BEHIND.match(behind))
 
-# %% ../nbs/00b_commitments.ipynb #86959787
+# %% ../nbs/00b_commitments.ipynb #579e3df6
 _AGAINST = -FIRM  # commitments to the old fact are negative
 OPEN = "open"  # everything is taken back
 
@@ -278,7 +276,7 @@ def _of_both(clause, asked, alone, note):
         return OPEN if re.search(r"\b(?:and|or|und|oder|y|o|et|ou)\b", clause, re.I) else note
     return note or new or -old
 
-# %% ../nbs/00b_commitments.ipynb #9f01ea0d
+# %% ../nbs/00b_commitments.ipynb #70aba42c
 def does(
     clause: str,  # With signs in place of names
     asked: set[str] = frozenset(),  # Words of the question
@@ -300,7 +298,7 @@ def does(
         return _of_the_new(clause, asked, alone, note, turned)
     return _of_the_old(clause, asked, alone, note) if old else note
 
-# %% ../nbs/00b_commitments.ipynb #dfe1bea7
+# %% ../nbs/00b_commitments.ipynb #81535c2f
 def _of_the_new(clause, asked, alone, note, turned):
     "What a clause does that names the new value alone."
     if denies(clause, NEW) and not turned:
@@ -323,7 +321,7 @@ def _of_the_old(clause, asked, alone, note):
         return 0
     return -settles(clause, OLD, asked, alone)
 
-# %% ../nbs/00b_commitments.ipynb #0712670c
+# %% ../nbs/00b_commitments.ipynb #57354bfe
 _SHORT = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|v|No|Jr|Sr|e\.g|i\.e|etc|cf|approx|ca)\.(?=\s)")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"”'’)\]]*\s+|(?<=[。！？；])|\n+|\s*\|\s*")
 _TURN = (
@@ -341,6 +339,7 @@ _GOES_ON = re.compile(r"\W*(?:and|but|not|for|since|as|because|which|the|that|th
 
 def sentences_of(text: str) -> list[str]:
     "The sentences and lines of a text."
+    text = re.sub(r"[^\S\n]+", " ", text)  # or long blanks are looked at again from each of their ends
     text = _SHORT.sub(lambda m: m[0][:-1] + "\u2024", text)
     return [s.replace("\u2024", ".") for s in _SENTENCE.split(text) if s.strip()]
 
@@ -355,7 +354,7 @@ class Clause(NamedTuple):
     text: str
     alone: bool  # Whether it says what it says by itself
 
-# %% ../nbs/00b_commitments.ipynb #0996a555
+# %% ../nbs/00b_commitments.ipynb #35a4af5d
 def clauses_of(sentence: str) -> list[Clause]:
     "The clauses of a sentence."
     cuts = [m.span() for m in _CLAUSE.finditer(sentence)]
@@ -375,7 +374,7 @@ def _stands_alone(i, last, joint, found):
         return True
     return i == last and (bool(re.search("[:—–;]", joint)) or bool(_SO.match(found[i][0])))
 
-# %% ../nbs/00b_commitments.ipynb #98ddea08
+# %% ../nbs/00b_commitments.ipynb #6cfb2a5d
 class Commitment(NamedTuple):
     "What a clause of a chain commits to."
 
@@ -403,12 +402,10 @@ def commitments(
     return found[:start] + _merely_named(found[start:]) if found and not idle else found
 
 
-_IDLE = set(
-    re.findall(r"\w+", "what which whose where when does show shown this that picture image photo there with name")
-)
+_IDLE = set(re.findall(r"\w+", "what which whose where when does show shown this that picture image photo there with name"))
 _IDLE |= set(re.findall(r"\w+", "many much have from were seen here called"))
 
-# %% ../nbs/00b_commitments.ipynb #1788b3c6
+# %% ../nbs/00b_commitments.ipynb #42009416
 def _merely_named(last):
     "The last sentence, in which a name that is neither denied, hedged nor reported counts a little if one side has it."
     whole = " ".join(c.clause for c in last)
@@ -417,7 +414,7 @@ def _merely_named(last):
     new, old = (any(sign in c.clause and not denies(c.clause, sign) for c in last) for sign in (NEW, OLD))
     return last if new == old else [*last[:-1], last[-1]._replace(side=0.5 if new else -0.5)]
 
-# %% ../nbs/00b_commitments.ipynb #8aa4fabd
+# %% ../nbs/00b_commitments.ipynb #f6dd5807
 class Settled(NamedTuple):
     "What a chain settles on at last."
 
@@ -443,7 +440,7 @@ def settled(
             return Settled("grounded" if firm[-1].side > 0 else "dissonant", len(sides) > 1, firm[-1].clause)
     return Settled("undecided", len(sides) > 1, "")
 
-# %% ../nbs/00b_commitments.ipynb #103f559b
+# %% ../nbs/00b_commitments.ipynb #3ca1598c
 _MARKUP = re.compile(r"\\(?:boxed|text\w*|math\w*)\s*\{|[{}*_`]|</?answer>")
 _SET_ASIDE = re.compile(
     r"\b(?:not|instead of|rather than|formerly|previously|no longer|once|used to be|was|ehemals|antes)\W+"
@@ -463,7 +460,7 @@ def _lets_down(clause, given):
     wrong = given and NEW not in clause and _WRONG.search(clause) and _THAT_IS.search(clause)
     return bool(wrong) and not re.search(r"\b(?:no|nothing|not)\b", clause, re.I)
 
-# %% ../nbs/00b_commitments.ipynb #6024159e
+# %% ../nbs/00b_commitments.ipynb #20aaf181
 def asserts(
     answer: str,
     right: list[str],  # Names of the right answer
@@ -484,7 +481,7 @@ def asserts(
                 return False
     return given
 
-# %% ../nbs/00b_commitments.ipynb #8c4b32f6
+# %% ../nbs/00b_commitments.ipynb #7ce6ac49
 def commits_in_order(
     think: str,  # The chain of thought
     steps: list[list[str]],  # Names of each entity on the way, in order
