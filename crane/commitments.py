@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['does', 'Commitment', 'commitments', 'Settled', 'settled', 'asserts', 'commits_in_order']
 
-# %% ../nbs/00b_commitments.ipynb #882e5082
+# %% ../nbs/00b_commitments.ipynb #880ec40a
 import re
 from itertools import pairwise
 from typing import NamedTuple
 
 from .names import NEW, OLD, signed, spoken, tokens
 
-# %% ../nbs/00b_commitments.ipynb #3313bdcf
+# %% ../nbs/00b_commitments.ipynb #8bc2137f
 def cue(phrases: str) -> re.Pattern:  # `phrases`: separated by commas
     "A pattern that finds any of some phrases."
     return re.compile("|".join(map(_phrase, phrases.split(", "))), re.I)
@@ -25,7 +25,7 @@ def _phrase(phrase):
     begins = r"(?<!\w)" if phrase[0].isalnum() else ""
     return begins + pattern + (r"(?!\w)" if phrase[-1].isalnum() else "")
 
-# %% ../nbs/00b_commitments.ipynb #8ad73ce8
+# %% ../nbs/00b_commitments.ipynb #c1ac7f91
 _HEDGE = cue(
     "probably, perhaps, maybe, possibly, presumably, might, may, conceivably, seemingly, i guess, i'd guess, "
     "guessing, i suppose, i suspect, wouldn't bet, vielleicht, wahrscheinlich, peut-être, quizá*, tal vez, forse, "
@@ -61,7 +61,7 @@ _SAID = cue(
 )
 _ASKED = re.compile(r"[?？]\s*[\"'”)]*$")
 
-# %% ../nbs/00b_commitments.ipynb #50624f1a
+# %% ../nbs/00b_commitments.ipynb #2fae4cdd
 _NOTE = (
     r"(?<!\w)(?:notes?|edits?|contexts?|captions?|statements?|labels?|slips?|tags?|prompts?|claims?|instructions?"
     r"|information|hints?|memos?|updates?|lines?|premises?|assertions?|identification|notiz|hinweis|nota|indicación"
@@ -88,7 +88,7 @@ _NO_REASON = cue(
 )
 _NOT = re.compile(r"\b(?:not|never|cannot|won't|no longer|isn't)\b|n['’]t\b", re.I)
 
-# %% ../nbs/00b_commitments.ipynb #ca54088d
+# %% ../nbs/00b_commitments.ipynb #4a2bf197
 _TAKES = (
     r"\b(?:follow(?:ing)?|go(?:ing)? (?:along )?(?:with|by)|trust(?:ing)?|tak(?:e|ing)|accept(?:ing)?|adopt(?:ing)?"
     r"|us(?:e|ing)|work(?:ing)? (?:with|from|inside)|rely(?:ing)? on|defer(?:ring)? to|stick(?:ing)? (?:to|with)"
@@ -111,11 +111,16 @@ _AGREES = cue(
 )
 
 
+_BY_THE_NOTE = re.compile(
+    rf"\b(?:with|per|by|given|under|following) (?:(?:the|that|this|its) )?(?:\w+ )?(?:{_NOTE})[^.;:]*{NEW}", re.I
+)
+
+
 def _accepts(clause):
     "Whether a clause accepts the note, or goes along with what was said."
-    return bool(_TAKES_IT.search(clause) or _RULES.search(clause) or _AGREES.search(clause))
+    return any(p.search(clause) for p in (_TAKES_IT, _RULES, _AGREES, _BY_THE_NOTE))
 
-# %% ../nbs/00b_commitments.ipynb #0d420f13
+# %% ../nbs/00b_commitments.ipynb #1e9e292d
 _OPEN = cue(
     "i ~ can't settle, i can't settle, i can't decide, i can't tell, i cannot tell, i can't determine, we can't "
     "tell, can't be settled, can't be decided, can't be determined, cannot be determined, cannot be decided, "
@@ -126,7 +131,7 @@ _OPEN = cue(
     "решить, 无法确定, わからない"
 )
 
-# %% ../nbs/00b_commitments.ipynb #d536d47c
+# %% ../nbs/00b_commitments.ipynb #7322c7c5
 _IS = (
     r"(?:\b(?:is|are|was|be|being|means?|remains?|stays?|becomes?|became|belongs? to|goes (?:with|to)|reads? as"
     r"|treat(?:ed)? as|filed under|shows?|stands? for|called?|calls? (?:it|him|her)|names?|ist|sind|bleibt|es|est|reste"
@@ -158,7 +163,7 @@ _TAIL = (
 )
 _HEAD = r"(?:(?:so|yes|no|ok|okay|right|well|hence|then|fine|step|\d+|in|that's)\b\W*)*"
 
-# %% ../nbs/00b_commitments.ipynb #5f5bb024
+# %% ../nbs/00b_commitments.ipynb #8c8e823a
 def _patterns(sign: str) -> dict[str, re.Pattern]:
     "The ways to settle on a name."
     ways = dict(
@@ -209,7 +214,7 @@ def settles(
         return FIRM if asked & words or not clause[copula.end() :].strip(" .!*\"'”)") else WEAK
     return 0
 
-# %% ../nbs/00b_commitments.ipynb #cd45209a
+# %% ../nbs/00b_commitments.ipynb #46407ca0
 _DENIES = re.compile(
     r"(?<!\w)(?:not|never|no longer|cannot|hardly|scarcely|barely|neither|nor|nowhere|nothing like|anything but"
     r"|far from|a far cry from|by no means|fails? to|refus\w+|decline|won['’]t|no way|without|instead of|rather than"
@@ -239,7 +244,7 @@ def denies(
             return True
     return bool(_DENIED_BEHIND.match(behind))
 
-# %% ../nbs/00b_commitments.ipynb #579e3df6
+# %% ../nbs/00b_commitments.ipynb #1548b737
 _AGAINST = -FIRM  # commitments to the old fact are negative
 OPEN = "open"  # everything is taken back
 
@@ -276,7 +281,7 @@ def _of_both(clause, asked, alone, note):
         return OPEN if re.search(r"\b(?:and|or|und|oder|y|o|et|ou)\b", clause, re.I) else note
     return note or new or -old
 
-# %% ../nbs/00b_commitments.ipynb #70aba42c
+# %% ../nbs/00b_commitments.ipynb #bbb14069
 def does(
     clause: str,  # With signs in place of names
     asked: set[str] = frozenset(),  # Words of the question
@@ -298,7 +303,7 @@ def does(
         return _of_the_new(clause, asked, alone, note, turned)
     return _of_the_old(clause, asked, alone, note) if old else note
 
-# %% ../nbs/00b_commitments.ipynb #81535c2f
+# %% ../nbs/00b_commitments.ipynb #d9a2575e
 def _of_the_new(clause, asked, alone, note, turned):
     "What a clause does that names the new value alone."
     if denies(clause, NEW) and not turned:
@@ -321,7 +326,7 @@ def _of_the_old(clause, asked, alone, note):
         return 0
     return -settles(clause, OLD, asked, alone)
 
-# %% ../nbs/00b_commitments.ipynb #57354bfe
+# %% ../nbs/00b_commitments.ipynb #49a158ed
 _SHORT = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|v|No|Jr|Sr|e\.g|i\.e|etc|cf|approx|ca)\.(?=\s)")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"”'’)\]]*\s+|(?<=[。！？；])|\n+|\s*\|\s*")
 _TURN = (
@@ -354,7 +359,7 @@ class Clause(NamedTuple):
     text: str
     alone: bool  # Whether it says what it says by itself
 
-# %% ../nbs/00b_commitments.ipynb #35a4af5d
+# %% ../nbs/00b_commitments.ipynb #a0736770
 def clauses_of(sentence: str) -> list[Clause]:
     "The clauses of a sentence."
     cuts = [m.span() for m in _CLAUSE.finditer(sentence)]
@@ -374,7 +379,7 @@ def _stands_alone(i, last, joint, found):
         return True
     return i == last and (bool(re.search("[:—–;]", joint)) or bool(_SO.match(found[i][0])))
 
-# %% ../nbs/00b_commitments.ipynb #6cfb2a5d
+# %% ../nbs/00b_commitments.ipynb #c230d293
 class Commitment(NamedTuple):
     "What a clause of a chain commits to."
 
@@ -405,7 +410,7 @@ def commitments(
 _IDLE = set(re.findall(r"\w+", "what which whose where when does show shown this that picture image photo there with name"))
 _IDLE |= set(re.findall(r"\w+", "many much have from were seen here called"))
 
-# %% ../nbs/00b_commitments.ipynb #42009416
+# %% ../nbs/00b_commitments.ipynb #440472c4
 def _merely_named(last):
     "The last sentence, in which a name that is neither denied, hedged nor reported counts a little if one side has it."
     whole = " ".join(c.clause for c in last)
@@ -414,7 +419,7 @@ def _merely_named(last):
     new, old = (any(sign in c.clause and not denies(c.clause, sign) for c in last) for sign in (NEW, OLD))
     return last if new == old else [*last[:-1], last[-1]._replace(side=0.5 if new else -0.5)]
 
-# %% ../nbs/00b_commitments.ipynb #f6dd5807
+# %% ../nbs/00b_commitments.ipynb #163b9e08
 class Settled(NamedTuple):
     "What a chain settles on at last."
 
@@ -440,7 +445,7 @@ def settled(
             return Settled("grounded" if firm[-1].side > 0 else "dissonant", len(sides) > 1, firm[-1].clause)
     return Settled("undecided", len(sides) > 1, "")
 
-# %% ../nbs/00b_commitments.ipynb #3ca1598c
+# %% ../nbs/00b_commitments.ipynb #406de0c0
 _MARKUP = re.compile(r"\\(?:boxed|text\w*|math\w*)\s*\{|[{}*_`]|</?answer>")
 _SET_ASIDE = re.compile(
     r"\b(?:not|instead of|rather than|formerly|previously|no longer|once|used to be|was|ehemals|antes)\W+"
@@ -460,7 +465,7 @@ def _lets_down(clause, given):
     wrong = given and NEW not in clause and _WRONG.search(clause) and _THAT_IS.search(clause)
     return bool(wrong) and not re.search(r"\b(?:no|nothing|not)\b", clause, re.I)
 
-# %% ../nbs/00b_commitments.ipynb #20aaf181
+# %% ../nbs/00b_commitments.ipynb #fb6b877f
 def asserts(
     answer: str,
     right: list[str],  # Names of the right answer
@@ -481,7 +486,7 @@ def asserts(
                 return False
     return given
 
-# %% ../nbs/00b_commitments.ipynb #7ce6ac49
+# %% ../nbs/00b_commitments.ipynb #9b294cf8
 def commits_in_order(
     think: str,  # The chain of thought
     steps: list[list[str]],  # Names of each entity on the way, in order
