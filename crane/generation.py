@@ -261,6 +261,21 @@ def last_tokens(
     place = count[:, None] + _PLACE.to(count.device) - WINDOW
     return torch.where(place < 0, place, written.gather(1, place.clamp(min=0)))
 
+# %% ../nbs/02a_generation.ipynb #dd52a951
+def as_many(
+    going: torch.Tensor,  # (rows,), whether each is still written; some are
+    groups: list[int],  # Of each row
+) -> torch.Tensor:  # Indices of rows
+    "The rows that are still written, and ended ones beside them, so that each group left has equally many."
+    goes = going.tolist()
+    of = {g: [] for i, g in enumerate(groups) if goes[i]}
+    for i in sorted(range(len(groups)), key=lambda i: not goes[i]):
+        if groups[i] in of:
+            of[groups[i]].append(i)
+    most = max(sum(goes[i] for i in rows) for rows in of.values())
+    stay = [i for rows in of.values() for i in rows[:most]]
+    return torch.tensor(sorted(stay), device=going.device)
+
 # %% ../nbs/02a_generation.ipynb #f9643aef
 CROWD = 0.7  # rows leave, and others join, once less than this share of a batch is still written (our choice, on time)
 
@@ -275,6 +290,7 @@ def decode(
     noise: GumbelNoise = None,  # For draws; greedy if left out
     width: int = 64,  # Rows at a time
     leave: bool = True,  # Whether rows leave and join
+    groups: list[int] = None,  # Of each row; if given, those that leave leave equally many of every group
     done: Callable = lambda n: None,  # Told how many rows have ended
 ) -> torch.Tensor:  # (n, cap) ids; those behind a row's end token mean nothing, nor does `NOTHING`
     "Continue prompts; what is not drawn and goes round in circles is given up."
@@ -302,9 +318,11 @@ def decode(
             done(len(rows.at))
             rows = None
             continue
-        if leave and left <= CROWD * len(rows.at):
-            done(len(rows.at) - left)
-            stay = rows.going.nonzero()[:, 0]
+        stay = rows.going.nonzero()[:, 0]
+        if groups and leave and left <= CROWD * len(rows.at):
+            stay = as_many(rows.going, [groups[i] for i in rows.at.tolist()])
+        if leave and len(stay) <= CROWD * len(rows.at):
+            done(len(rows.at) - len(stay))
             rows.pick(stay)
             ids = ids[stay]
         step(m, rows, ids)
@@ -374,14 +392,15 @@ def answer_batch(
     max_new_tokens: int = None,
     temperature: float = 0.0,
     seeds: list[int] = (),  # One a prompt, if the temperature is not 0
+    groups: list[int] = None,  # Of each prompt; rows that have ended may leave, equally many of every group left
 ) -> list[Completion]:
-    "Answer one batch of prompts that stay together until the last has ended."
+    "Answer one batch of prompts; without groups they stay together until the last has ended."
     start, cap, n = time.time(), max_new_tokens or m.max_new_tokens, len(prompts)
     noise = GumbelNoise(temperature, seeds) if temperature else None
     enc = {k: v.to(m.device) for k, v in encode(m, prompts, world).items()}
     with explained(m, n):
         if counted(m):
-            ids = decode(m, list(range(n)), lambda _: Read(enc), cap, noise, n, leave=False)
+            ids = decode(m, list(range(n)), lambda _: Read(enc), cap, noise, n, bool(groups), groups)
         else:
             ids = generate(m, enc, cap, noise and partial(noise, rows=range(n)))
     return completions(m, ids, start)

@@ -35,7 +35,7 @@ from crane.editors import (
     targets,
     weights_hash,
 )
-from .generation import Completion, answer_batch
+from .generation import Completion, answer_batch, told_of_rows
 from .mend import Mend, changes, hooked, hypernetwork, low_rank, mend_weights
 from .model import MLLM, Prompt
 from .world import World
@@ -503,6 +503,28 @@ def layouts(
         yield batch
 
 # %% ../nbs/03c_running.ipynb #8c6b76ee
+@contextmanager
+def following(
+    m: MLLM,
+    several: Together,
+    edits: list[int],  # Of each row of a batch
+):
+    "While a batch is answered, its rows are each under their own edit, however many of them are left."
+    rows, hooks = list(edits), ExitStack()
+
+    def under():
+        hooks.close()
+        hooks.enter_context(several.under(list(dict.fromkeys(rows))))
+
+    def tell(stay):
+        rows[:] = [rows[i] for i in stay.tolist()]
+        under()
+
+    with hooks, told_of_rows(m, tell):
+        under()
+        yield
+
+
 def answer_together(
     m: MLLM,
     prompts: list[list[Prompt]],  # Of every edit
@@ -520,8 +542,9 @@ def answer_together(
             if numbers:
                 left[e] = sorted(numbers, key=lambda i: (len(ps[i].images), len(ps[i].question)))
         for batch in layouts(left, rows):
-            with several.under(list(left)):
-                said = answer_batch(m, [prompts[e][i] for e, i in batch], world, cap)
+            edits = [e for e, _ in batch]
+            with following(m, several, edits):
+                said = answer_batch(m, [prompts[e][i] for e, i in batch], world, cap, groups=edits)
             res |= {at: c for at, c in zip(batch, said) if c.ended or cap == last}
     return [[res[e, i] for i in range(len(ps))] for e, ps in enumerate(prompts)]
 

@@ -25,7 +25,7 @@ from crane.editors import (
     targets,
     write_tensors,
 )
-from crane.generation import answer, answer_batch
+from crane.generation import answer, answer_batch, told_of_rows
 from crane.mend import (
     Mend,
     changes,
@@ -45,6 +45,7 @@ from crane.running import (
     TOGETHER,
     breaking,
     fit_together,
+    following,
     own_weights,
     remembered,
     run_editor,
@@ -498,6 +499,24 @@ def test_rows_are_under_their_own_edit_in_any_order(m, world, edits):
         with t.under([0, 1, 2]):
             all_ = answer_batch(m, ask, world)
     assert [c.text for c in two] == [all_[2].text, all_[0].text]
+
+
+def test_rows_that_have_ended_leave_equally_many_of_every_edit(m, world, edits):
+    asked = [[edit_prompt(e), Prompt(f"What is the capital of {e.subject_name}?")] for e in edits]
+    groups, prompts = [i for i in range(len(edits)) for _ in asked[i]], sum(asked, [])
+    left, sizes = list(groups), []
+
+    def tell(stay):
+        left[:] = [left[i] for i in stay.tolist()]
+        sizes.append([left.count(i) for i in sorted(set(left))])
+
+    with together("FT-L", m, edits, world) as t:
+        with t.under(range(len(edits))):
+            waited = answer_batch(m, prompts, world)
+        with told_of_rows(m, tell), following(m, t, groups):
+            left_early = answer_batch(m, prompts, world, groups=groups)
+    assert left_early == waited
+    assert sizes and sum(sizes[-1]) < len(prompts) and all(len({*n}) == 1 for n in sizes)
 
 
 def test_rows_are_padded_on_the_left_only(m, world, edits):
