@@ -19,7 +19,9 @@ def cue(phrases: str) -> re.Pattern:  # `phrases`: separated by commas
 
 
 def _phrase(phrase):
-    pattern = re.escape(phrase).replace(r"\*", r"\w*").replace(r"\ \~\ ", r"(?:\s+[\w'’]+){0,3}?\s+").replace(r"\ ", r"\s+")
+    pattern = (
+        re.escape(phrase).replace(r"\*", r"\w*").replace(r"\ \~\ ", r"(?:\s+[\w'’]+){0,3}?\s+").replace(r"\ ", r"\s+")
+    )
     if any(c.isalnum() and c >= "\u0e00" for c in phrase):
         return pattern  # writings without spaces show no end of a word
     begins = r"(?<!\w)" if phrase[0].isalnum() else ""
@@ -407,7 +409,9 @@ def commitments(
     return found[:start] + _merely_named(found[start:]) if found and not idle else found
 
 
-_IDLE = set(re.findall(r"\w+", "what which whose where when does show shown this that picture image photo there with name"))
+_IDLE = set(
+    re.findall(r"\w+", "what which whose where when does show shown this that picture image photo there with name")
+)
 _IDLE |= set(re.findall(r"\w+", "many much have from were seen here called"))
 
 # %% ../nbs/00b_commitments.ipynb #440472c4
