@@ -76,6 +76,16 @@ def memory_of(pid: int) -> int:  # Bytes
     return total
 
 
+def seconds_of(runs: Path) -> dict:  # `profile`, `stages`, and of a run in one go `wall_seconds` and `jobs`
+    "What is known of the times of a run."
+    path = _seconds(runs)
+    return read_json(path) if path.exists() else dict(profile=profile_of(runs.name), stages={})
+
+
+def _seconds(runs):
+    return runs / "executed" / "seconds.json"
+
+
 def expected(
     root: Path,  # Project folder
     runs: Path,  # `runs/<run>`
@@ -566,16 +576,6 @@ def remember(s: Step, rec: dict) -> None:
 def remember_whole(runs: Path, seconds: float, jobs: int) -> None:
     "Note how long a whole run took that was made in one go; that is less than its notebooks took, if some ran at once."
     write_json(_seconds(runs), seconds_of(runs) | dict(wall_seconds=round(seconds, 1), jobs=jobs))
-
-
-def seconds_of(runs: Path) -> dict:  # `profile`, `stages`, and of a run in one go `wall_seconds` and `jobs`
-    "What is known of the times of a run."
-    path = _seconds(runs)
-    return read_json(path) if path.exists() else dict(profile=profile_of(runs.name), stages={})
-
-
-def _seconds(runs):
-    return runs / "executed" / "seconds.json"
 
 # %% ../nbs/11a_reproduce.ipynb #434af097
 def reproduce(
