@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['does', 'Commitment', 'commitments', 'Settled', 'settled', 'asserts', 'commits_in_order']
 
-# %% ../nbs/00b_commitments.ipynb #880ec40a
+# %% ../nbs/00b_commitments.ipynb #cc62f4fd
 import re
 from itertools import pairwise
 from typing import NamedTuple
 
 from .names import NEW, OLD, signed, spoken, tokens
 
-# %% ../nbs/00b_commitments.ipynb #8bc2137f
+# %% ../nbs/00b_commitments.ipynb #061086fb
 def cue(phrases: str) -> re.Pattern:  # `phrases`: separated by commas
     "A pattern that finds any of some phrases."
     return re.compile("|".join(map(_phrase, phrases.split(", "))), re.I)
@@ -27,7 +27,7 @@ def _phrase(phrase):
     begins = r"(?<!\w)" if phrase[0].isalnum() else ""
     return begins + pattern + (r"(?!\w)" if phrase[-1].isalnum() else "")
 
-# %% ../nbs/00b_commitments.ipynb #c1ac7f91
+# %% ../nbs/00b_commitments.ipynb #494476fc
 _HEDGE = cue(
     "probably, perhaps, maybe, possibly, presumably, might, may, conceivably, seemingly, i guess, i'd guess, "
     "guessing, i suppose, i suspect, wouldn't bet, vielleicht, wahrscheinlich, peut-être, quizá*, tal vez, forse, "
@@ -63,7 +63,7 @@ _SAID = cue(
 )
 _ASKED = re.compile(r"[?？]\s*[\"'”)]*$")
 
-# %% ../nbs/00b_commitments.ipynb #2fae4cdd
+# %% ../nbs/00b_commitments.ipynb #e50e86a0
 _NOTE = (
     r"(?<!\w)(?:notes?|edits?|contexts?|captions?|statements?|labels?|slips?|tags?|prompts?|claims?|instructions?"
     r"|information|hints?|memos?|updates?|lines?|premises?|assertions?|identification|notiz|hinweis|nota|indicación"
@@ -90,7 +90,7 @@ _NO_REASON = cue(
 )
 _NOT = re.compile(r"\b(?:not|never|cannot|won't|no longer|isn't)\b|n['’]t\b", re.I)
 
-# %% ../nbs/00b_commitments.ipynb #4a2bf197
+# %% ../nbs/00b_commitments.ipynb #78a7f44d
 _TAKES = (
     r"\b(?:follow(?:ing)?|go(?:ing)? (?:along )?(?:with|by)|trust(?:ing)?|tak(?:e|ing)|accept(?:ing)?|adopt(?:ing)?"
     r"|us(?:e|ing)|work(?:ing)? (?:with|from|inside)|rely(?:ing)? on|defer(?:ring)? to|stick(?:ing)? (?:to|with)"
@@ -122,7 +122,7 @@ def _accepts(clause):
     "Whether a clause accepts the note, or goes along with what was said."
     return any(p.search(clause) for p in (_TAKES_IT, _RULES, _AGREES, _BY_THE_NOTE))
 
-# %% ../nbs/00b_commitments.ipynb #1e9e292d
+# %% ../nbs/00b_commitments.ipynb #10c63e3d
 _OPEN = cue(
     "i ~ can't settle, i can't settle, i can't decide, i can't tell, i cannot tell, i can't determine, we can't "
     "tell, can't be settled, can't be decided, can't be determined, cannot be determined, cannot be decided, "
@@ -133,7 +133,7 @@ _OPEN = cue(
     "решить, 无法确定, わからない"
 )
 
-# %% ../nbs/00b_commitments.ipynb #7322c7c5
+# %% ../nbs/00b_commitments.ipynb #b1fed73b
 _IS = (
     r"(?:\b(?:is|are|was|be|being|means?|remains?|stays?|becomes?|became|belongs? to|goes (?:with|to)|reads? as"
     r"|treat(?:ed)? as|filed under|shows?|stands? for|called?|calls? (?:it|him|her)|names?|ist|sind|bleibt|es|est|reste"
@@ -165,7 +165,7 @@ _TAIL = (
 )
 _HEAD = r"(?:(?:so|yes|no|ok|okay|right|well|hence|then|fine|step|\d+|in|that's)\b\W*)*"
 
-# %% ../nbs/00b_commitments.ipynb #8c8e823a
+# %% ../nbs/00b_commitments.ipynb #01eb5f74
 def _patterns(sign: str) -> dict[str, re.Pattern]:
     "The ways to settle on a name."
     ways = dict(
@@ -216,7 +216,7 @@ def settles(
         return FIRM if asked & words or not clause[copula.end() :].strip(" .!*\"'”)") else WEAK
     return 0
 
-# %% ../nbs/00b_commitments.ipynb #46407ca0
+# %% ../nbs/00b_commitments.ipynb #25d62115
 _DENIES = re.compile(
     r"(?<!\w)(?:not|never|no longer|cannot|hardly|scarcely|barely|neither|nor|nowhere|nothing like|anything but"
     r"|far from|a far cry from|by no means|fails? to|refus\w+|decline|won['’]t|no way|without|instead of|rather than"
@@ -246,7 +246,7 @@ def denies(
             return True
     return bool(_DENIED_BEHIND.match(behind))
 
-# %% ../nbs/00b_commitments.ipynb #1548b737
+# %% ../nbs/00b_commitments.ipynb #115579a7
 _AGAINST = -FIRM  # commitments to the old fact are negative
 OPEN = "open"  # everything is taken back
 
@@ -283,7 +283,7 @@ def _of_both(clause, asked, alone, note):
         return OPEN if re.search(r"\b(?:and|or|und|oder|y|o|et|ou)\b", clause, re.I) else note
     return note or new or -old
 
-# %% ../nbs/00b_commitments.ipynb #bbb14069
+# %% ../nbs/00b_commitments.ipynb #18cf184d
 def does(
     clause: str,  # With signs in place of names
     asked: set[str] = frozenset(),  # Words of the question
@@ -305,7 +305,7 @@ def does(
         return _of_the_new(clause, asked, alone, note, turned)
     return _of_the_old(clause, asked, alone, note) if old else note
 
-# %% ../nbs/00b_commitments.ipynb #d9a2575e
+# %% ../nbs/00b_commitments.ipynb #3a9a796e
 def _of_the_new(clause, asked, alone, note, turned):
     "What a clause does that names the new value alone."
     if denies(clause, NEW) and not turned:
@@ -328,7 +328,7 @@ def _of_the_old(clause, asked, alone, note):
         return 0
     return -settles(clause, OLD, asked, alone)
 
-# %% ../nbs/00b_commitments.ipynb #49a158ed
+# %% ../nbs/00b_commitments.ipynb #cea1f396
 _SHORT = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|v|No|Jr|Sr|e\.g|i\.e|etc|cf|approx|ca)\.(?=\s)")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"”'’)\]]*\s+|(?<=[。！？；])|\n+|\s*\|\s*")
 _TURN = (
@@ -361,7 +361,7 @@ class Clause(NamedTuple):
     text: str
     alone: bool  # Whether it says what it says by itself
 
-# %% ../nbs/00b_commitments.ipynb #a0736770
+# %% ../nbs/00b_commitments.ipynb #0167937f
 def clauses_of(sentence: str) -> list[Clause]:
     "The clauses of a sentence."
     cuts = [m.span() for m in _CLAUSE.finditer(sentence)]
@@ -381,7 +381,7 @@ def _stands_alone(i, last, joint, found):
         return True
     return i == last and (bool(re.search("[:—–;]", joint)) or bool(_SO.match(found[i][0])))
 
-# %% ../nbs/00b_commitments.ipynb #c230d293
+# %% ../nbs/00b_commitments.ipynb #e908915e
 class Commitment(NamedTuple):
     "What a clause of a chain commits to."
 
@@ -414,7 +414,7 @@ _IDLE = set(
 )
 _IDLE |= set(re.findall(r"\w+", "many much have from were seen here called"))
 
-# %% ../nbs/00b_commitments.ipynb #440472c4
+# %% ../nbs/00b_commitments.ipynb #ac7703fe
 def _merely_named(last):
     "The last sentence, in which a name that is neither denied, hedged nor reported counts a little if one side has it."
     whole = " ".join(c.clause for c in last)
@@ -423,7 +423,7 @@ def _merely_named(last):
     new, old = (any(sign in c.clause and not denies(c.clause, sign) for c in last) for sign in (NEW, OLD))
     return last if new == old else [*last[:-1], last[-1]._replace(side=0.5 if new else -0.5)]
 
-# %% ../nbs/00b_commitments.ipynb #163b9e08
+# %% ../nbs/00b_commitments.ipynb #d8f3c309
 class Settled(NamedTuple):
     "What a chain settles on at last."
 
@@ -449,7 +449,7 @@ def settled(
             return Settled("grounded" if firm[-1].side > 0 else "dissonant", len(sides) > 1, firm[-1].clause)
     return Settled("undecided", len(sides) > 1, "")
 
-# %% ../nbs/00b_commitments.ipynb #406de0c0
+# %% ../nbs/00b_commitments.ipynb #47b2cfcd
 _MARKUP = re.compile(r"\\(?:boxed|text\w*|math\w*)\s*\{|[{}*_`]|</?answer>")
 _SET_ASIDE = re.compile(
     r"\b(?:not|instead of|rather than|formerly|previously|no longer|once|used to be|was|ehemals|antes)\W+"
@@ -469,7 +469,7 @@ def _lets_down(clause, given):
     wrong = given and NEW not in clause and _WRONG.search(clause) and _THAT_IS.search(clause)
     return bool(wrong) and not re.search(r"\b(?:no|nothing|not)\b", clause, re.I)
 
-# %% ../nbs/00b_commitments.ipynb #fb6b877f
+# %% ../nbs/00b_commitments.ipynb #204c420f
 def asserts(
     answer: str,
     right: list[str],  # Names of the right answer
@@ -490,7 +490,7 @@ def asserts(
                 return False
     return given
 
-# %% ../nbs/00b_commitments.ipynb #9b294cf8
+# %% ../nbs/00b_commitments.ipynb #c29d0890
 def commits_in_order(
     think: str,  # The chain of thought
     steps: list[list[str]],  # Names of each entity on the way, in order

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LANGUAGES', 'NEW', 'OLD', 'OTHER', 'Token', 'tokens', 'key', 'spoken', 'country_keys', 'signed', 'found_key']
 
-# %% ../nbs/00a_names.ipynb #eb2a3279
+# %% ../nbs/00a_names.ipynb #94564315
 import re
 import unicodedata
 from collections import Counter
@@ -17,7 +17,7 @@ from babel import Locale
 
 from .core import DATA, read_json
 
-# %% ../nbs/00a_names.ipynb #f5383840
+# %% ../nbs/00a_names.ipynb #c54d5f63
 class Token(NamedTuple):
     "A word, a number or a sign of a text."
 
@@ -47,7 +47,7 @@ def key(name: str) -> tuple[str, ...]:
     name = re.sub(r"^\s*(?:(?:the|an?)\s+)+(?=\w)", "", name, flags=re.I)
     return tuple(t.norm for t in tokens(name))
 
-# %% ../nbs/00a_names.ipynb #5839f60c
+# %% ../nbs/00a_names.ipynb #c4510fbd
 _PLAIN = str.maketrans(dict(ł="l", ø="o", đ="d", ß="ss", æ="ae", œ="oe", ı="i", þ="th", ð="d") | {"’": "'", "ʻ": "'"})
 _NUMBERS = re.findall(r"\w+", "zero one two three four five six seven eight nine ten eleven twelve")
 _WORDS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {"hundred": "100", "thousand": "1000", "&": "and"}
@@ -64,7 +64,7 @@ def _normal(token):
         text = text.replace(",", "")
     return _WORDS.get(text, re.sub(r"^(\d+)\.0+$", r"\1", text))
 
-# %% ../nbs/00a_names.ipynb #3a31f980
+# %% ../nbs/00a_names.ipynb #fe22faa7
 LANGUAGES = ("en", "ar", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "ru", "sv", "th", "tr", "zh")
 
 
@@ -81,7 +81,7 @@ def country_keys() -> frozenset:  # Of `key`
     "The names of all countries in English, and their short forms."
     return _english()
 
-# %% ../nbs/00a_names.ipynb #4741ea40
+# %% ../nbs/00a_names.ipynb #416dec19
 def _ways(kind, short, adjectives):  # `kind`: an attribute of a babel Locale
     "The code of each name, and all ways to say it by code."
     named = {code: list(ways) for code, ways in short.items()}
@@ -123,7 +123,7 @@ def _english():
     countries = [name for code, name in english.items() if len(code) == 2 and code.isalpha()]
     return frozenset(key(name) for name in [*countries, *(w for ways in short.values() for w in ways)])
 
-# %% ../nbs/00a_names.ipynb #c04b9bd0
+# %% ../nbs/00a_names.ipynb #12600671
 NEW, OLD, OTHER = "\ue000", "\ue001", "\ue002"  # private signs of Unicode, so no text holds them
 
 
@@ -156,7 +156,7 @@ def found_key(found: list[Token], first: int, n: int) -> tuple[str, ...]:
     "The normal forms of some tokens."
     return tuple(t.norm for t in found[first : first + n])
 
-# %% ../nbs/00a_names.ipynb #86bb78f0
+# %% ../nbs/00a_names.ipynb #cba81ab5
 def _hits(found, table):
     "Where names of a table stand: index of the first token, how many, and the sign; the longest from each place."
     lengths = sorted({len(k) for k in table}, reverse=True)
