@@ -155,8 +155,8 @@ _CHOOSES = (
     r"|беру|as(?: in)?)"
 )
 _SO = re.compile(
-    r"\W*(?:(?:so|then|thus|hence|therefore|fine|ok(?:ay)?|alright|yes|right|well|accordingly|also|entonces|donc|поэтому"
-    r"|итак|answer|final answer)\b|所以|因此|よって)",
+    r"\W*(?:(?:so|then|thus|hence|therefore|fine|ok(?:ay)?|alright|yes|right|well|accordingly|also|entonces|donc"
+    r"|поэтому|итак|answer|final answer)\b|所以|因此|よって)",
     re.I,
 )
 _TAIL = (
