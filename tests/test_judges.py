@@ -104,11 +104,11 @@ def test_every_markup_gives_the_same_trace(name):
 def test_the_corpus_is_what_it_says():
     rows = list(read_jsonl(DATA / "chains.jsonl"))
     assert len(rows) >= 240 and len({r["id"] for r in rows}) == len(rows)
-    kinds = Counter(r["kind"] for r in rows)
-    assert abs(kinds["long"] - kinds["short"]) <= 0.1 * len(rows)
-    assert 0.3 < len(labelled_chains(held_out=True)) / len(rows) < 0.36
+    of_kind = Counter((r["kind"], r["held_out"]) for r in rows)
+    assert min(of_kind[kind, False] for kind in ("long", "short")) >= 120
+    assert min(of_kind[kind, True] for kind in ("long", "short")) >= 40 and len(labelled_chains(held_out=True)) >= 80
     for r in rows:
-        assert r["verdict"] in VERDICTS and len(r["readings"]) == 2, r["id"]
+        assert r["verdict"] in VERDICTS and r["readings"], r["id"]
         assert r["decides"] in r["text"], r["id"]
         assert not {key(n) for n in r["edit_names"]} & {key(n) for n in r["old_names"]}, r["id"]
 
