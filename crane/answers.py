@@ -51,6 +51,7 @@ def code() -> dict[str, str]:  # Module or package -> hash or version
 
 
 CODE = code()  # as it was when it was imported
+UNTOLD = "_name_or_path", "use_cache"  # of a configuration: where it lies, and what a training leaves behind
 
 
 def vocabulary(m: MLLM) -> dict:
@@ -63,7 +64,7 @@ def vocabulary(m: MLLM) -> dict:
 
 def around(m: MLLM) -> dict:
     "What else than weights decides how a model answers."
-    config = {k: v for k, v in m.model.config.to_dict().items() if k != "_name_or_path"}
+    config = {k: v for k, v in m.model.config.to_dict().items() if k not in UNTOLD}
     return dict(
         code=CODE,
         config=config,

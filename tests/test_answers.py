@@ -147,6 +147,8 @@ def test_use_changes_no_fingerprint(m, world):
     before = fingerprint(m)
     answer(m, PROMPTS, world, max_new_tokens=2)
     assert fingerprint(m) == before == fingerprint(load_mllm()) and told(m)
+    m.model.config.use_cache = False  # as a training leaves it
+    assert fingerprint(m) == before
 
 
 def test_a_router_whose_adapter_is_off_shares_with_its_base(m, tmp_path):
