@@ -51,6 +51,7 @@ def code() -> dict[str, str]:  # Module or package -> hash or version
 
 
 CODE = code()  # as it was when it was imported
+UNTOLD = "_name_or_path", "use_cache"  # of a configuration: where it lies, and what a training leaves behind
 
 
 def vocabulary(m: MLLM) -> dict:
@@ -63,7 +64,7 @@ def vocabulary(m: MLLM) -> dict:
 
 def around(m: MLLM) -> dict:
     "What else than weights decides how a model answers."
-    config = {k: v for k, v in m.model.config.to_dict().items() if k != "_name_or_path"}
+    config = {k: v for k, v in m.model.config.to_dict().items() if k not in UNTOLD}
     return dict(
         code=CODE,
         config=config,
@@ -86,10 +87,8 @@ def fingerprint(m: MLLM) -> str:  # Hex SHA-256
     return h.hexdigest()
 
 # %% ../nbs/02c_answers.ipynb #b2e71c48
-def pixels(image: str | None, world: World) -> str:  # Empty where there is none
+def pixels(image: str, world: World) -> str:  # Hex SHA-256
     "Hash of what a picture shows."
-    if not image:
-        return ""
     shown = open_image(image, world)
     return hashlib.sha256(f"{shown.size}".encode() + shown.tobytes()).hexdigest()
 
@@ -101,8 +100,7 @@ def key_of(
     cap: int,  # Tokens
 ) -> str:  # Hex SHA-256
     "What an answer is kept under."
-    notes = [[n.text, pixels(n.image, world)] for n in p.notes]
-    asked = [model, p.question, pixels(p.image, world), notes, cap]
+    asked = [model, p.messages(), [pixels(image, world) for image in p.images], cap]
     return hashlib.sha256(json.dumps(asked).encode()).hexdigest()
 
 # %% ../nbs/02c_answers.ipynb #4e93d8a1

@@ -107,6 +107,15 @@ def test_a_key_is_shared_just_by_what_must_be_answered_alike(pictures, a, b):
     assert (key(a) == key(b)) == (meaning(a) == meaning(b))
 
 
+def test_what_comes_before_the_notes_counts(m, world):
+    edit = counterfactuals(world, "train", 1)[0]
+    keys = set()
+    for name in ("base", "IKE", "IKE-0"):
+        with get_editor(name)(m, edit, world) as ed:
+            keys.add(key_of("model", ed.rewrite(Prompt(edit.question, edit.image)), world, 8))
+    assert len(keys) == 3, "demonstrations stand in a field of their own"
+
+
 def test_every_weight_counts(m):
     before = fingerprint(m)
     for name, w in m.model.named_parameters():
@@ -138,6 +147,8 @@ def test_use_changes_no_fingerprint(m, world):
     before = fingerprint(m)
     answer(m, PROMPTS, world, max_new_tokens=2)
     assert fingerprint(m) == before == fingerprint(load_mllm()) and told(m)
+    m.model.config.use_cache = False  # as a training leaves it
+    assert fingerprint(m) == before
 
 
 def test_a_router_whose_adapter_is_off_shares_with_its_base(m, tmp_path):
@@ -239,7 +250,7 @@ def test_editors_that_change_prompts_only_share_the_file(m, world, keeper):
         rows = run_together(name, m, edits, probes, world, **kw)
         return [{k: v for k, v in r.items() if k not in ("seconds", "took")} for r in rows]
 
-    for name, asked in (("base", (4, 0)), ("IKE-0", (8, 0)), ("base", (12, 4)), ("FT-L", (12, 4))):
+    for name, asked in (("base", (4, 0)), ("IKE", (8, 0)), ("IKE-0", (12, 0)), ("base", (16, 4)), ("FT-L", (16, 4))):
         assert untimed(name, answers=a) == untimed(name)
         assert counted(keeper)["one"] == asked
 
