@@ -335,10 +335,9 @@ def imports(
         names = [a.name for a in n.names] if isinstance(n, (ast.Import, ast.ImportFrom)) else []
         if isinstance(n, ast.Import):
             found.update(names)
-        elif isinstance(n, ast.ImportFrom) and n.module == "crane":
-            found.update(f"crane.{name}" for name in names)
-        elif isinstance(n, ast.ImportFrom) and not n.level:
-            found.add(n.module)
+        elif isinstance(n, ast.ImportFrom):
+            module = ".".join(filter(None, ("crane" if n.level else None, n.module)))
+            found.update({f"crane.{name}" for name in names} if module == "crane" else {module})
     return frozenset(found)
 
 

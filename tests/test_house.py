@@ -1,6 +1,5 @@
 "The house is in order: pins agree, notebooks are clean and in sync, profiles fit, nothing names a machine."
 
-import ast
 import configparser
 import filecmp
 import importlib.metadata
@@ -20,6 +19,7 @@ import pytest
 import yaml
 
 from crane.plan import (
+    imports,
     is_stage,
     load_profile,
     module_of,
@@ -29,6 +29,7 @@ from crane.plan import (
     read_notebook,
     reads,
 )
+from crane.plan import modules as modules_of
 from crane.reproduce import shareable
 
 root = Path(__file__).resolve().parent.parent
@@ -84,26 +85,24 @@ def test_every_import_is_a_direct_dependency():
     names = set()
     for folder in "crane", "tests", "scripts":
         for path in (root / folder).glob("*.py"):
-            names |= {n.split(".")[0] for n in imports(path)}
+            names |= {n.split(".")[0] for n in imports(path.read_text())}
     third = {norm(where[n][0]) for n in names - set(sys.stdlib_module_names) - {"crane"} if n in where}
     assert third <= {norm(n) for n in pins(settings["requirements"].split())}
-
-
-def imports(path):
-    for n in ast.walk(ast.parse(path.read_text())):
-        if isinstance(n, ast.Import):
-            yield from (a.name for a in n.names)
-        if isinstance(n, ast.ImportFrom) and not n.level:
-            yield n.module
 
 
 def test_imports_point_to_earlier_stages():
     order = [module_of(s) for s in numbered]
     for n, m in enumerate(order):
         path = root / "crane" / f"{m}.py"
-        used = {i.split(".")[1] for i in imports(path) if i.startswith("crane.")} if path.exists() else set()
+        used = (
+            {i.split(".")[1] for i in imports(path.read_text()) if i.startswith("crane.")} if path.exists() else set()
+        )
         late = used - set(order[:n])
         assert not late, f"crane/{m}.py imports {late}, which comes later"
+
+
+def test_what_a_module_imports_of_the_package_counts_for_its_notebooks():
+    assert {"mend.py", "memory_editors.py", "running.py"} <= set(modules_of("09_evaluation", root))
 
 
 def test_the_stages_are_numbered_without_gaps():
