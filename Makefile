@@ -19,7 +19,7 @@ reproduce: setup    ## run every notebook and write tables, figures and verdicts
 test: setup    ## all checks: ruff, every notebook at smoke parameters from nothing, then pytest
 	@status=0; $(MAKE) -s lint || status=1; \
 	$(BIN)/crane reproduce --profile smoke --fresh || status=1; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder || status=1; exit $$status
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder || status=1; exit $$status
 
 lint: setup    ## check style: ruff on notebooks, scripts, tests and the package
 	@$(BIN)/ruff check nbs tests benchmarks scripts crane && $(BIN)/ruff format --check nbs tests benchmarks scripts

@@ -1,7 +1,6 @@
-"""How tests are shared out among workers (`-n 2 --dist loadgroup --no-loadscope-reorder`), and what workers share.
+"""How tests are shared out among workers (`-n 2 --dist loadfile --no-loadscope-reorder`), and what workers share.
 
-Tests of a file stay with one worker, for they share models and worlds, and the longest files begin. The tests of FREE
-share nothing: they come last, one by one, so that the workers end together.
+Tests of a file stay with one worker, for they share models, worlds and a site; the longest files begin.
 """
 
 import fcntl
@@ -10,20 +9,22 @@ from pathlib import Path
 
 import pytest
 
-LONG = "test_whole_run", "test_docs", "test_training", "test_memory_editors", "test_editors", "test_library"
-FREE = "test_notebooks", "test_reproduce"
+LONG = (
+    "test_notebooks",
+    "test_docs",
+    "test_reproduce",
+    "test_whole_run",
+    "test_training",
+    "test_memory_editors",
+    "test_editors",
+    "test_library",
+)
 
 
 def pytest_collection_modifyitems(items):
     def rank(item):
-        file = item.path.stem
-        if file in FREE:
-            return len(LONG) + 1 + FREE.index(file)
-        return LONG.index(file) if file in LONG else len(LONG)
+        return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
 
-    for item in items:
-        if item.path.stem not in FREE:
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
     items.sort(key=rank)
 
 
