@@ -12,7 +12,7 @@ help:        ## list the commands
 	@scripts/setup.sh
 setup: .venv/.complete    ## make .venv and install the pinned packages (the others do this by themselves)
 
-reproduce: setup    ## run every notebook and write tables, figures and verdicts (PROFILE=pocket; smoke: tiny; full: all trained anew)
+reproduce: setup    ## run every notebook: tables, figures, verdicts (PROFILE=pocket; smoke: tiny; full: all trained anew)
 	@$(BIN)/crane reproduce --profile $(PROFILE)
 	@$(BIN)/python scripts/docs.py readme
 

@@ -19,7 +19,7 @@ import pandas as pd
 from crane.core import KINDS_OF_WORK, CraneError, project_root, write_json
 from crane.plan import notebooks, record, unknown
 from crane.report import markdown
-from crane.reproduce import about, promotable
+from crane.reproduce import about, origin_in_short, promotable
 
 KINDS = (*KINDS_OF_WORK, "start-up")
 
@@ -64,16 +64,13 @@ def stages_of(runs: Path) -> dict[str, dict]:
     return found
 
 
-KEPT = "profile", "commit", "seconds", "wall_seconds", "jobs", "peak_bytes", "stages", "hardware"
-
-
 def keep(runs: Path) -> Path:
     "Keep the times of a run; it must be one that could be promoted."
     root = project_root()
     origin = about(root, runs, promotable(root, runs))
     path = root / "benchmarks" / "times" / f"{runs.name}.json"
     path.parent.mkdir(exist_ok=True)
-    write_json(path, {k: origin[k] for k in KEPT if k in origin})
+    write_json(path, origin_in_short(origin))
     return path
 
 

@@ -183,6 +183,8 @@ def _patterns(sign: str) -> dict[str, re.Pattern]:
 
 
 _SETTLES = {sign: _patterns(sign) for sign in (NEW, OLD)}
+
+# %% ../nbs/00b_commitments.ipynb #635d5e4e
 _NO_NOUN = set(
     re.findall(
         r"\w+",
@@ -498,10 +500,11 @@ def commits_in_order(
     question: str = "",
 ) -> bool:
     "Whether a chain states every step, unhedged and undenied, in order."
-    at = 0
+    at, ever = 0, spoken(old)
     clauses = [c.text for s in sentences_of(_QUOTED.sub('""', think)) if not _idle(s) for c in clauses_of(s)]
     for names in steps:
-        ways, other = spoken(names), [n for n in spoken(old) if n not in spoken(names)]
+        ways = spoken(names)
+        other = [n for n in ever if n not in ways]
         for i in range(at, len(clauses)):
             if _stated(signed(clauses[i], ways, other)):
                 break

@@ -111,7 +111,7 @@ def as_trace_and_probe(record: dict) -> tuple[Trace, Probe]:
     )
     return trace, probe
 
-
+# %% ../nbs/04a_judges.ipynb #6b318464
 def judged_chains(
     records: list[dict], judges: dict[str, Callable] = JUDGES
 ) -> pd.DataFrame:  # A row a judge and record

@@ -77,9 +77,12 @@ def spoken(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(ways))
 
 
+@lru_cache(None)
 def country_keys() -> frozenset:  # Of `key`
     "The names of all countries in English, and their short forms."
-    return _english()
+    short, english = _country_data()["short"], Locale.parse("en").territories
+    countries = [name for code, name in english.items() if len(code) == 2 and code.isalpha()]
+    return frozenset(key(name) for name in [*countries, *(w for ways in short.values() for w in ways)])
 
 # %% ../nbs/00a_names.ipynb #416dec19
 def _ways(kind, short, adjectives):  # `kind`: an attribute of a babel Locale
@@ -115,13 +118,6 @@ def _countries():
 @lru_cache(None)
 def _languages():
     return _ways("languages", {}, {})
-
-
-@lru_cache(None)
-def _english():
-    short, english = _country_data()["short"], Locale.parse("en").territories
-    countries = [name for code, name in english.items() if len(code) == 2 and code.isalpha()]
-    return frozenset(key(name) for name in [*countries, *(w for ways in short.values() for w in ways)])
 
 # %% ../nbs/00a_names.ipynb #12600671
 NEW, OLD, OTHER = "\ue000", "\ue001", "\ue002"  # private signs of Unicode, so no text holds them

@@ -391,6 +391,12 @@ def about(root: Path, runs: Path, records: dict[str, dict]) -> dict:
     )
 
 
+def origin_in_short(origin: dict) -> dict:  # `origin`: as `about` gives it
+    "Of where the results of a run come from, what is kept of a run that is not promoted."
+    kept = "profile", "commit", "seconds", "wall_seconds", "jobs", "peak_bytes", "stages", "hardware"
+    return {k: origin[k] for k in kept if k in origin}
+
+
 def run_key(records: dict[str, dict]) -> str:
     "Hash of what a run was made of and of what came out."
     return digest({s: [r["made_of"], r["files"]] for s, r in records.items()})

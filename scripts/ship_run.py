@@ -7,10 +7,9 @@ import shutil
 import sys
 
 from crane.core import DATA, CraneError, project_root, write_json
-from crane.reproduce import about, promotable
+from crane.reproduce import about, origin_in_short, promotable
 
 RUN = "smoke"
-SHOWN = "profile", "commit", "seconds", "wall_seconds", "jobs", "peak_bytes", "stages", "hardware"
 JUDGED = [
     "scored",
     "calm",
@@ -61,9 +60,8 @@ def ship(root):
     shutil.rmtree(new, ignore_errors=True)
     try:
         fill(new, runs)
-        about_it = {k: origin[k] for k in SHOWN if k in origin}
         made = f"crane reproduce --profile {RUN}, then python scripts/ship_run.py"
-        write_json(new / "about.json", about_it | dict(made=made))
+        write_json(new / "about.json", origin_in_short(origin) | dict(made=made))
         shutil.rmtree(to, ignore_errors=True)
         new.rename(to)
     finally:
