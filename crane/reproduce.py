@@ -158,6 +158,8 @@ class BatchEngine(Engine):
 
         def cell_start(cell, *args, **kw):
             progress.cell += cell.cell_type == "code"
+            if progress.kernel:  # who is quick may end between two looks of `show`
+                progress.peak = max(progress.peak, memory_of(progress.kernel.pid))
             return start(cell, *args, **kw)
 
         nb_man.cell_start = cell_start
