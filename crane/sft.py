@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['REPLAY', 'REPLAYED', 'AT_ONCE', 'SAVE', 'CONTROL_NAMES', 'draw_cases', 'replay_lessons', 'routing_examples',
-           'at_once', 'sft_config', 'saved_often', 'last_checkpoint', 'train_sft', 'routing_scores', 'in_short',
-           'side_by_side', 'end_with_parent', 'train_or_take', 'train_control']
+           'at_once', 'sft_config', 'saved_often', 'is_whole', 'last_checkpoint', 'train_sft', 'routing_scores',
+           'in_short', 'side_by_side', 'end_with_parent', 'train_or_take', 'train_control']
 
 # %% ../nbs/07a_sft.ipynb #17c11dd1
 import csv
@@ -34,6 +34,7 @@ from crane.core import (
     mentions,
     normalize,
     progress,
+    read_json,
     span,
     write_atomic,
 )
@@ -441,10 +442,18 @@ def saved_often(
     return dict(save_steps=max(1, round(SAVE * steps)), resume=in_batch() if resume is None else resume)
 
 
+def is_whole(checkpoint: Path) -> bool:  # Else the training was killed while it wrote it
+    "Whether the file that a trainer writes last is there to its end."
+    try:
+        return bool(read_json(checkpoint / "trainer_state.json"))
+    except CraneError:
+        return False
+
+
 def last_checkpoint(folder: str | Path) -> str | None:
-    "The newest checkpoint of a training that was stopped."
+    "The newest whole checkpoint of a training that was stopped."
     found = sorted(Path(folder).glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
-    return str(found[-1]) if found else None
+    return next((str(p) for p in reversed(found) if is_whole(p)), None)
 
 # %% ../nbs/07a_sft.ipynb #9c3885a1
 @span("train")

@@ -93,6 +93,13 @@ def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def cut_off(folder, step):
+    "Leave two checkpoints as a trainer killed while it writes leaves them: an empty one, and one with half of its end."
+    for n in step, step + 1:
+        (folder / f"checkpoint-{n}").mkdir()
+    (folder / f"checkpoint-{step}" / "trainer_state.json").write_text('{"epoch": 0.1')
+
+
 @pytest.mark.parametrize("full", [False, True], ids=["adapter", "all weights"])
 def test_sft_goes_on_as_if_it_had_not_stopped(full, bench, world, tmp_path):
     examples = routing_examples(bench, world, 48, 3)
@@ -103,6 +110,7 @@ def test_sft_goes_on_as_if_it_had_not_stopped(full, bench, world, tmp_path):
 
     whole, _ = run("whole")
     half, _ = run("half", stop_after=4)
+    cut_off(tmp_path / "half", 6)
     assert not same(weights(half), weights(whole))
     again, log = run("half", resume=True)
     assert same(weights(again), weights(whole)) and [r["step"] for r in log] == list(range(1, 7))
