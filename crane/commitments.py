@@ -440,8 +440,10 @@ def _other_notes_set_aside(found):
 
     def of_another(c):
         which = _which(c.sentence)
+        if which and numbers:
+            return which.isdisjoint(numbers)
         names_neither = NEW not in c.sentence and OLD not in c.sentence
-        return names_neither and which.isdisjoint(numbers) and bool(which or OTHER in c.sentence)
+        return names_neither and bool(which or OTHER in c.sentence)
 
     return [c._replace(side=0) if followed and c.side == _AGAINST and of_another(c) else c for c in found]
 
