@@ -44,6 +44,7 @@ def tokens(text: str) -> list[Token]:
     return [Token(_normal(m[0]), m.start(), m.end()) for m in _TOKEN.finditer(text)]
 
 
+@lru_cache(1 << 14)
 def key(name: str) -> tuple[str, ...]:
     "The normal forms of a name's tokens, without an article."
     name = re.sub(r"^\s*(?:(?:the|an?)\s+)+(?=\w)", "", name, flags=re.I)
