@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .benchmark import Benchmark
-from .core import CraneError, Edit, Probe, Trace, mentions, normalize, parse_trace, span
+from .commitments import FIRM, commitments
+from .core import CraneError, Edit, Probe, Trace, normalize, parse_trace, span
 from .editors import note_bytes
 from .failure_modes import verdict
 from .generation import Completion, answer, first_choices, same_choices, teacher_forced
 from .library import DualLibrary
 from .model import MLLM, Note, Prompt
+from .names import NEW, bare, is_ordinary, same_answer, signed, spoken
 from .pocket import flag_note
 from .probes import kind_of
 from .retrieval import Hit, about, found, not_its_own
@@ -140,6 +142,27 @@ def own_editor(
     EDITORS[function] = f
     return function
 
+# %% ../nbs/09_evaluation.ipynb #0cc988b6
+def mentions_target(
+    trace: Trace,
+    probe: Probe,
+    unedited: str,  # What the unedited model answers
+) -> bool:
+    "Whether a trace names the edit's target or, where that is an ordinary word, settles on it (our definition)."
+    names = [name for name in probe.edit_names if not is_ordinary(name)]
+    if names and NEW in signed(f"{trace.think}\n{trace.answer}", spoken(names), []):
+        return True
+    words = [name for name in probe.edit_names if is_ordinary(name)]
+    return bool(words) and any(
+        _settles_on(words, text, bare(unedited), probe.question) for text in (trace.think, trace.answer)
+    )
+
+
+def _settles_on(words, text, unedited, question):
+    "Whether the last firm commitment of a text is to one of some words."
+    firm = [c.side for c in commitments(text, words, [unedited], question) if c.side in (FIRM, -FIRM)]
+    return firm[-1:] == [FIRM]
+
 # %% ../nbs/09_evaluation.ipynb #52599dc0
 def independence(
     trace: Trace,
@@ -148,11 +171,9 @@ def independence(
 ) -> dict:  # `EI`, `drift`, `leak`, and the `rule` that decided
     "Judge the trace of an out-of-scope probe (our definition)."
 
-    def names_target(t):
-        return mentions(f"{t.think} {t.answer}", probe.edit_names)
-
-    drift = normalize(trace.answer) != normalize(reference.answer)
-    leak = names_target(trace) and not names_target(reference)
+    drift = not same_answer(trace.answer, reference.answer)
+    leak, was_there = (mentions_target(t, probe, reference.answer) for t in (trace, reference))
+    leak = leak and not was_there
     rule = "kept"
     if leak:
         rule = "leak: names the target"
