@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .benchmark import Benchmark
-from .commitments import FIRM, commitments
+from .commitments import FIRM, asserts, commitments
 from .core import CraneError, Edit, Probe, Trace, normalize, parse_trace, span
 from .editors import note_bytes
 from .failure_modes import verdict
 from .generation import Completion, answer, first_choices, same_choices, teacher_forced
 from .library import DualLibrary
 from .model import MLLM, Note, Prompt
-from .names import NEW, bare, is_ordinary, same_answer, signed, spoken
+from .names import NEW, bare, is_ordinary, same_answer, signed
 from .pocket import flag_note
 from .probes import kind_of
 from .retrieval import Hit, about, found, not_its_own
@@ -150,7 +150,7 @@ def mentions_target(
 ) -> bool:
     "Whether a trace names the edit's target or, where that is an ordinary word, settles on it (our definition)."
     names = [name for name in probe.edit_names if not is_ordinary(name)]
-    if names and NEW in signed(f"{trace.think}\n{trace.answer}", spoken(names), []):
+    if names and NEW in signed(f"{trace.think}\n{trace.answer}", names, []):
         return True
     words = [name for name in probe.edit_names if is_ordinary(name)]
     return bool(words) and any(
@@ -187,9 +187,7 @@ def judge(
     probe: Probe,  # What was asked
     reference: str | Trace = None,  # What the unedited model says; needed out of scope
     ended: bool = True,  # Whether the completion stopped by itself and not at the length cap
-) -> (
-    dict
-):  # `FMT`; in scope also `AS`, `GS`, `dissonant`, …, `IEU` of a multi-hop probe; out of scope `EI`, `drift`, `leak`
+) -> dict:  # `FMT`; in scope what `verdict` says and whether it `answers_old`; out of scope `EI`, `drift`, `leak`
     "Judge one completion; a locality probe without a reference is a `CraneError`."
     trace, reference = (parse_trace(t, ended) if isinstance(t, str) else t for t in (completion, reference))
     form = dict(FMT=trace.well_formed)
@@ -197,7 +195,7 @@ def judge(
         if reference is None:
             raise CraneError(f"probe {probe.id!r} is out of scope: give what the unedited model says as reference.")
         return form | independence(trace, reference, probe)
-    return form | verdict(trace, probe)
+    return form | verdict(trace, probe) | dict(answers_old=asserts(trace.answer, probe.old_names))
 
 # %% ../nbs/09_evaluation.ipynb #51265f30
 @span("score")
