@@ -414,7 +414,7 @@ def moved(old: list[dict], new: list[dict]) -> list[str]:  # One line each; reco
 
 
 def _row_name(r):
-    split = "".join(f", {k} {v}" for k, v in r["split"].items() if k not in ("seconds", "edits"))
+    split = "".join(f", {k} {v}" for k, v in r["split"].items() if k not in ("seconds", "edits", "protocol"))
     return f"{r['id']} {r['method']} {r['metric']}{split}"
 
 

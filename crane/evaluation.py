@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .benchmark import Benchmark
-from .core import CraneError, Edit, Probe, Trace, mentions, normalize, parse_trace, span
+from .commitments import FIRM, asserts, commitments
+from .core import CraneError, Edit, Probe, Trace, normalize, parse_trace, span
 from .editors import note_bytes
 from .failure_modes import verdict
 from .generation import Completion, answer, first_choices, same_choices, teacher_forced
 from .library import DualLibrary
 from .model import MLLM, Note, Prompt
+from .names import NEW, bare, is_ordinary, same_answer, signed
 from .pocket import flag_note
 from .probes import kind_of
 from .retrieval import Hit, about, found, not_its_own
@@ -140,6 +142,27 @@ def own_editor(
     EDITORS[function] = f
     return function
 
+# %% ../nbs/09_evaluation.ipynb #0cc988b6
+def mentions_target(
+    trace: Trace,
+    probe: Probe,
+    unedited: str,  # What the unedited model answers
+) -> bool:
+    "Whether a trace names the edit's target or, where that is an ordinary word, settles on it (our definition)."
+    names = [name for name in probe.edit_names if not is_ordinary(name)]
+    if names and NEW in signed(f"{trace.think}\n{trace.answer}", names, []):
+        return True
+    words = [name for name in probe.edit_names if is_ordinary(name)]
+    return bool(words) and any(
+        _settles_on(words, text, bare(unedited), probe.question) for text in (trace.think, trace.answer)
+    )
+
+
+def _settles_on(words, text, unedited, question):
+    "Whether the last firm commitment of a text is to one of some words."
+    firm = [c.side for c in commitments(text, words, [unedited], question) if c.side in (FIRM, -FIRM)]
+    return firm[-1:] == [FIRM]
+
 # %% ../nbs/09_evaluation.ipynb #52599dc0
 def independence(
     trace: Trace,
@@ -148,11 +171,9 @@ def independence(
 ) -> dict:  # `EI`, `drift`, `leak`, and the `rule` that decided
     "Judge the trace of an out-of-scope probe (our definition)."
 
-    def names_target(t):
-        return mentions(f"{t.think} {t.answer}", probe.edit_names)
-
-    drift = normalize(trace.answer) != normalize(reference.answer)
-    leak = names_target(trace) and not names_target(reference)
+    drift = not same_answer(trace.answer, reference.answer)
+    leak, was_there = (mentions_target(t, probe, reference.answer) for t in (trace, reference))
+    leak = leak and not was_there
     rule = "kept"
     if leak:
         rule = "leak: names the target"
@@ -166,9 +187,7 @@ def judge(
     probe: Probe,  # What was asked
     reference: str | Trace = None,  # What the unedited model says; needed out of scope
     ended: bool = True,  # Whether the completion stopped by itself and not at the length cap
-) -> (
-    dict
-):  # `FMT`; in scope also `AS`, `GS`, `dissonant`, …, `IEU` of a multi-hop probe; out of scope `EI`, `drift`, `leak`
+) -> dict:  # `FMT`; in scope what `verdict` says and whether it `answers_old`; out of scope `EI`, `drift`, `leak`
     "Judge one completion; a locality probe without a reference is a `CraneError`."
     trace, reference = (parse_trace(t, ended) if isinstance(t, str) else t for t in (completion, reference))
     form = dict(FMT=trace.well_formed)
@@ -176,7 +195,7 @@ def judge(
         if reference is None:
             raise CraneError(f"probe {probe.id!r} is out of scope: give what the unedited model says as reference.")
         return form | independence(trace, reference, probe)
-    return form | verdict(trace, probe)
+    return form | verdict(trace, probe) | dict(answers_old=asserts(trace.answer, probe.old_names))
 
 # %% ../nbs/09_evaluation.ipynb #51265f30
 @span("score")
