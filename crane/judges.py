@@ -124,7 +124,7 @@ JSON object, such as {"verdict": "grounded", "answer_right": true, "bridges": nu
 
 """  # of version `JUDGE_PROMPT_VERSION`
 
-
+# %% ../nbs/04a_judges.ipynb #3eb6d887
 def judge_prompt(trace: Trace, p: Probe) -> str:
     "What a model is asked about a trace."
     case = dict(
@@ -156,23 +156,7 @@ def read_judgement(reply: str) -> Judgement:
             return Judgement(verdict, right, verdict == "grounded" and bool(uses))
     return UNREAD
 
-# %% ../nbs/04a_judges.ipynb #283b2f0a
-def served_judge(
-    url: str,  # Of a server that speaks the OpenAI protocol, such as `https://server/v1`
-    model: str,  # Its name there
-    key: str = None,  # If left out, that of the environment variable `OPENAI_API_KEY`, if there is one
-) -> Callable:  # From a trace and a probe to a `Judgement`
-    "A judge for `judge` and `judge_all`; a server that refuses, or does not answer, is a `CraneError`."
-    client = _client(url, key)
-
-    def by(trace, p):
-        return read_judgement(_asked(client, model, judge_prompt(trace, p)))
-
-    by.__name__ = f"{model}, prompt {JUDGE_PROMPT_VERSION}"
-    by.at_once = 8
-    return by
-
-
+# %% ../nbs/04a_judges.ipynb #8a08f343
 def _client(url, key):
     try:
         import openai
@@ -189,6 +173,7 @@ _MEND = {
     "NotFoundError": "check the model's name, and that the address ends as the server wants it, mostly in /v1",
     "APIConnectionError": "check the address, and that the server runs",
 }  # error of the client -> what to do
+_ELSE = "see what it says, and check that it speaks the OpenAI protocol"
 
 
 def _asked(client, model, prompt):
@@ -199,10 +184,24 @@ def _asked(client, model, prompt):
     except Exception as e:  # the client's own errors, and whatever it stumbles over where no judge is
         why = " ".join(f"{type(e).__name__}: {e}".split()).rstrip(".")[:300]
         kinds = [c.__name__ for c in type(e).__mro__]
-        mend = next(
-            (_MEND[k] for k in kinds if k in _MEND), "see what it says, and check that it speaks the OpenAI protocol"
-        )
+        mend = next((_MEND[k] for k in kinds if k in _MEND), _ELSE)
         raise CraneError(f"the judge {model!r} at {client.base_url} does not answer ({why}): {mend}.") from e
+
+# %% ../nbs/04a_judges.ipynb #f82c0e87
+def served_judge(
+    url: str,  # Of a server that speaks the OpenAI protocol, such as `https://server/v1`
+    model: str,  # Its name there
+    key: str = None,  # If left out, that of the environment variable `OPENAI_API_KEY`, if there is one
+) -> Callable:  # From a trace and a probe to a `Judgement`
+    "A judge for `judge` and `judge_all`; a server that refuses, or does not answer, is a `CraneError`."
+    client = _client(url, key)
+
+    def by(trace, p):
+        return read_judgement(_asked(client, model, judge_prompt(trace, p)))
+
+    by.__name__ = f"{model}, prompt {JUDGE_PROMPT_VERSION}"
+    by.at_once = 8
+    return by
 
 # %% ../nbs/04a_judges.ipynb #35da5a2d
 def judge_all(
@@ -290,7 +289,7 @@ def _kappa_share(a, b):
     lo, hi = np.quantile(kappa(a[drawn], b[drawn]), [0.025, 0.975])
     return dict(value=float(kappa(a, b)), lo=float(lo), hi=float(hi), n=len(a))
 
-
+# %% ../nbs/04a_judges.ipynb #deb3329e
 def errors_of(rows: pd.DataFrame) -> dict[str, dict]:  # `rows`: of one judge, as `judged_chains` gives them
     "How often a judge is right: metric -> `value`, `lo`, `hi` (95 % over records) and `n`."
 

@@ -169,7 +169,10 @@ def test_a_server_that_is_no_judge_is_one_sentence(chat_server, reply, words):
     assert "\n" not in said and server.url in said and "'m'" in said and len(said) < 600
 
 
-@pytest.mark.parametrize("url", ["", "nowhere", "http://", "http://[", "ftp://127.0.0.1/v1", "http://127.0.0.1:9/v1"])
+@pytest.mark.parametrize(
+    "url",
+    ["", "nowhere", "http://", "http://[", "http://server:port/v1", "ftp://127.0.0.1/v1", "http://127.0.0.1:9/v1"],
+)
 def test_an_address_where_nothing_is_is_one_sentence(url):
     with pytest.raises(CraneError, match="address") as e:
         judge(TRACE, PROBE, served_judge(url, "m"))

@@ -36,7 +36,7 @@ from crane.failure_modes import verdict
 from crane.judges import labelled_chains, served_judge
 from crane.ledger import ledger
 from crane.model import load_mllm
-from crane.protocol import evaluate
+from crane.protocol import evaluate, judged_results
 from crane.report import (
     check_results,
     result_table,
@@ -445,14 +445,24 @@ def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
 @needs_run
 def test_a_second_judge_stands_apart(chat_server, strong):
     says = {v: json.dumps(dict(verdict=v, answer_right=True, bridges=None)) for v in ("grounded", "undecided")}
-    server = chat_server(lambda prompt: says["grounded" if "The note applies" in prompt else "undecided"])
+    server = chat_server(lambda prompt: says["grounded" if len(prompt) % 2 else "undecided"])
     rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
     judged = second_opinion(rows, strong[1], served_judge(server.url, "any"))
-    assert len(server.asked) == len(rows) and {r["second_verdict"] for r in judged} <= {"grounded", "undecided"}
+    assert len(server.asked) == len(rows)
+    assert {(r["FMT"], r["second_verdict"]) for r in judged} >= {(False, "grounded"), (True, "grounded")}
     assert [r["second"] for r in judged] == [r["FMT"] and r["second_verdict"] == "grounded" for r in judged]
     res = agreement_table(pd.DataFrame(judged))
     assert {r["id"] for r in res} == {"second"} and all(0 <= r["value"] <= 1 for r in res)
     assert [{k: v for k, v in r.items() if k not in ("second", "second_verdict")} for r in judged] == rows
+
+
+@needs_run
+def test_judging_an_evaluation_again_leaves_the_same_results(done, few, tmp_path):
+    folder = copy_of(done, tmp_path / "it")
+    rows = read_jsonl(folder / "scored.jsonl")
+    once = judged_results(rows, few[1], folder, "v2")
+    assert judged_results(rows, few[1], folder, "v2") == once == read_json(folder / "results.json")
+    assert [r for r in judged_results(rows, few[1], folder) if r["id"] == "second"] == []
 
 
 @needs_run
