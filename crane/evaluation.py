@@ -15,9 +15,9 @@ from pathlib import Path
 from .benchmark import Benchmark
 from .core import CraneError, Edit, Probe, Trace, mentions, normalize, parse_trace, span
 from .editors import note_bytes
-from .failure_modes import uses_bridges, verdict
+from .failure_modes import verdict
 from .generation import Completion, answer, first_choices, same_choices, teacher_forced
-from .judges import judge_all
+from .judges import grounds, judge_all
 from .library import DualLibrary
 from .model import MLLM, Note, Prompt
 from .pocket import flag_note
@@ -176,8 +176,7 @@ def judge(
         if reference is None:
             raise CraneError(f"probe {probe.id!r} is out of scope: give what the unedited model says as reference.")
         return form | independence(trace, reference, probe)
-    bridges = dict(IEU=uses_bridges(trace, probe.chain)) if probe.chain else {}
-    return form | verdict(trace, probe) | bridges
+    return form | verdict(trace, probe)
 
 # %% ../nbs/09_evaluation.ipynb #51265f30
 @span("score")
@@ -526,9 +525,6 @@ def second_opinion(
     by_id = {p.id: p for p in probes}
     rows = [r for r in scored if "GS" in r]
     traces = [parse_trace(r["text"], r["ended"]) for r in rows]
-    said = judge_all(traces, [by_id[r["probe_id"]] for r in rows], by)
-    seconds = []
-    for r, t, s in zip(rows, traces, said):
-        grounded = t.well_formed and s.answer and s.verdict == "grounded"
-        seconds.append(r | dict(second_verdict=s.verdict, second=grounded))
-    return seconds
+    asked = [by_id[r["probe_id"]] for r in rows]
+    said = zip(rows, traces, asked, judge_all(traces, asked, by))
+    return [r | dict(second_verdict=x.verdict, second=grounds(t, p, x)) for r, t, p, x in said]

@@ -29,8 +29,9 @@ from crane.core import (
 )
 from .editors import weights_hash
 from .evaluation import BEHIND_LIBRARY, own_editor, plain_rows, run_crane, score, second_opinion
+from .failure_modes import PROTOCOL
 from .generation import answer
-from .judges import STANDARD, judged_chains, judged_rates, labelled_chains, name_of
+from .judges import judged_chains, judged_rates, labelled_chains, name_of
 from .library import DualLibrary, default_thresholds
 from .model import MLLM, Prompt
 from .retrieval import found
@@ -221,7 +222,7 @@ def judged_results(
 
     path = Path(folder) / "results.json"
     results = [r for r in read_json(path) if r["id"] == "T1"]
-    results += rates(pd.DataFrame([r for r in scored if "GS" in r]), STANDARD)
+    results += rates(pd.DataFrame([r for r in scored if "GS" in r]), PROTOCOL)
     if by:
         second = second_opinion(scored, probes, by)
         write_jsonl(path.with_name("second.jsonl"), second)

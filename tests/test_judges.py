@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from crane.commitments import commitments, settled
 from crane.core import DATA, Probe, parse_trace, read_jsonl
-from crane.judges import JUDGES, MARKUPS, entailed, in_our_markup, judge, labelled_chains
+from crane.failure_modes import entailed
+from crane.judges import JUDGES, MARKUPS, in_our_markup, judge, labelled_chains
 from crane.names import NEW, OLD, OTHER, key, signed, spoken
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -35,6 +36,18 @@ def test_any_completion_gets_a_verdict(think, answer, name):
     trace = parse_trace(in_our_markup(f"<think>{think}</think>{answer}"))
     said = judge(trace, probe(), name)
     assert said.verdict in VERDICTS and isinstance(said.answer, bool)
+
+
+@settings(deadline=None)
+@given(TEXTS)
+def test_what_decides_is_in_the_chains_own_words(text):
+    def letters(s):
+        return "".join(c for c in s if c.isalnum())
+
+    quoteless = text.translate(dict.fromkeys(map(ord, "“”\"«»「」『』‘’'`"), " "))
+    for c in commitments(quoteless, ["Germany"], ["Mexico"]):
+        assert letters(c.clause) in letters(quoteless)
+    assert not {NEW, OLD, OTHER} & set(settled(text, ["Germany"], ["Mexico"]).clause)
 
 
 @settings(deadline=None)

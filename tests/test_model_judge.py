@@ -20,7 +20,6 @@ from crane.judges import (
     JUDGE_PROMPT,
     JUDGE_PROMPT_VERSION,
     JUDGES,
-    STANDARD,
     UNREAD,
     VERDICTS,
     Judgement,
@@ -28,6 +27,7 @@ from crane.judges import (
     corrected,
     error_rows,
     errors_of,
+    grounds,
     judge,
     judge_all,
     judge_prompt,
@@ -325,5 +325,5 @@ def test_a_printed_rate_names_its_judge_and_the_errors_on_like_chains(rows, word
 
 def test_the_standard_judge_is_that_of_the_tables(chains):
     for t, p in map(as_trace_and_probe, chains):
-        said = judge(t, p, STANDARD)
-        assert verdict(t, p)["GS"] == (t.well_formed and said.answer and said.verdict == "grounded"), p.id
+        said = judge(t, p)
+        assert verdict(t, p)["GS"] == grounds(t, p, said), p.id

@@ -32,7 +32,7 @@ from crane.evaluation import (
     second_opinion,
     words_only,
 )
-from crane.failure_modes import verdict
+from crane.failure_modes import PROTOCOL, verdict
 from crane.judges import labelled_chains, served_judge
 from crane.ledger import ledger
 from crane.model import load_mllm
@@ -444,7 +444,7 @@ def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
 
 @needs_run
 def test_a_second_judge_stands_apart(chat_server, strong):
-    says = {v: json.dumps(dict(verdict=v, answer_right=True, bridges=None)) for v in ("grounded", "undecided")}
+    says = {v: json.dumps(dict(verdict=v, answer_right=True, bridges=True)) for v in ("grounded", "undecided")}
     server = chat_server(lambda prompt: says["grounded" if len(prompt) % 2 else "undecided"])
     rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
     judged = second_opinion(rows, strong[1], served_judge(server.url, "any"))
@@ -474,13 +474,13 @@ def test_evaluate_prints_its_judges(chat_server, tmp_path):
     assert r.exit_code == 1 and "--judge-model" in r.output and not server.asked
     r = crane(*args, "--judge", server.url, "--judge-model", "some")
     assert r.exit_code == 0, r.output
-    for metric in "GS by v1", "GS by some, prompt 1", "sensitivity, short chains", "agreement":
+    for metric in f"GS by {PROTOCOL}", "GS by some, prompt 1", "sensitivity, short chains", "agreement":
         assert metric in r.stdout, r.stdout
     assert not re.search(r"GS  +\d", r.stdout), "no GS without its judge"
     kept = read_jsonl(tmp_path / "it" / "second.jsonl")
     assert len(server.asked) == len(kept) + len(labelled_chains(held_out=True))
     r = crane(*args, "--correct")
-    assert "GS by v1, corrected" in r.stdout and "by some" not in r.stdout
+    assert f"GS by {PROTOCOL}, corrected" in r.stdout and "by some" not in r.stdout
     mute = chat_server(lambda prompt: "No comment.")
     r = crane(*args, "--judge", mute.url, "--judge-model", "mute")
     said = [x for x in kept if x["method"] == "IKE-0"]
