@@ -411,9 +411,9 @@ def ablation_table(
 # %% ../nbs/09a_tables.ipynb #342ab2e1
 def agreement_table(
     rows: pd.DataFrame,  # As of `second_opinion`
-) -> list[dict]:  # `second`, by method: its GS, and how often it agrees with the rules
-    "The second scorer beside the rules; rows about which it said neither yes nor no are left out."
-    sure = rows[rows.second.notna()]
-    sure = sure.assign(agrees=sure.second == sure.GS)
-    names = {"GS by the second scorer": "second", "agreement": "agrees"}
-    return shares("second", sure, {name: Metric(field, EVERY_SCOPE) for name, field in names.items()})
+) -> list[dict]:  # `second`, by method: how often both judges agree on GS, and how many replies were unread
+    "The second judge beside the rules; agreement is over the chains of which it gave a verdict."
+    unread = rows.second_verdict == "unread"
+    agrees = (rows.second == rows.GS).astype(float).mask(unread)
+    both = {name: Metric(name, EVERY_SCOPE) for name in ("agreement", "unread")}
+    return shares("second", rows.assign(agreement=agrees, unread=unread), both)

@@ -9,9 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import product
 from pathlib import Path
 
@@ -27,7 +25,6 @@ from crane.benchmark import load_benchmark, read_benchmark
 from crane.command_line import app, touched_up
 from crane.core import CraneError, Probe, parse_trace, read_json, read_jsonl, sha256_file, write_json
 from crane.evaluation import (
-    endpoint,
     independence,
     judge,
     ood_questions,
@@ -36,11 +33,12 @@ from crane.evaluation import (
     second_opinion,
     words_only,
 )
-from crane.failure_modes import verdict
+from crane.failure_modes import PROTOCOL, verdict
+from crane.judges import labelled_chains, served_judge
 from crane.ledger import ledger
 from crane.model import load_mllm
 from crane.names import key, same_answer
-from crane.protocol import evaluate
+from crane.protocol import evaluate, judged_results
 from crane.report import (
     check_results,
     result_table,
@@ -588,7 +586,7 @@ def test_results_that_lack_a_method_or_a_probe_are_refused(strong):
         some.unlink()
 
 
-# ---- a method of one's own, and a second scorer
+# ---- a method of one's own, and a second judge
 
 
 def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
@@ -611,43 +609,49 @@ def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
         own_editor(f"{file}:still")
 
 
-@pytest.fixture
-def server():
-    "A server with just enough of the OpenAI protocol, which says yes where the thought says that the note applies."
-
-    class Says(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-            said = dict(role="assistant", content="Yes." if "applies" in asked else "No, it does not.")
-            choice = dict(index=0, finish_reason="stop", message=said)
-            usage = dict(prompt_tokens=1, completion_tokens=1, total_tokens=2)
-            answer = dict(id="x", object="chat.completion", created=0, model="m", choices=[choice], usage=usage)
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *a):
-            pass
-
-    s = HTTPServer(("127.0.0.1", 0), Says)
-    threading.Thread(target=s.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{s.server_port}/v1"
-    s.shutdown()
+@needs_run
+def test_a_second_judge_stands_apart(chat_server, strong):
+    says = {v: json.dumps(dict(verdict=v, answer_right=True, bridges=True)) for v in ("grounded", "undecided")}
+    server = chat_server(lambda prompt: says["grounded" if len(prompt) % 2 else "undecided"])
+    rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
+    judged = second_opinion(rows, strong[1], served_judge(server.url, "any"))
+    assert len(server.asked) == len(rows)
+    assert {(r["FMT"], r["second_verdict"]) for r in judged} >= {(False, "grounded"), (True, "grounded")}
+    assert [r["second"] for r in judged] == [r["FMT"] and r["second_verdict"] == "grounded" for r in judged]
+    res = agreement_table(pd.DataFrame(judged))
+    assert {r["id"] for r in res} == {"second"} and all(0 <= r["value"] <= 1 for r in res)
+    assert [{k: v for k, v in r.items() if k not in ("second", "second_verdict")} for r in judged] == rows
 
 
 @needs_run
-def test_a_second_scorer_stands_apart(server, strong):
-    rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
-    judged = second_opinion(rows, strong[1], endpoint(server, "any"))
-    res = agreement_table(pd.DataFrame(judged))
-    assert {r["second"] for r in judged} <= {True, False}
-    assert {r["id"] for r in res} == {"second"} and all(0 <= r["value"] <= 1 for r in res)
-    assert [{k: v for k, v in r.items() if k != "second"} for r in judged] == rows
-    with pytest.raises(CraneError, match="does not answer"):
-        endpoint("http://127.0.0.1:9/v1", "any")(["Is it so?"])
+def test_judging_an_evaluation_again_leaves_the_same_results(done, few, tmp_path):
+    folder = copy_of(done, tmp_path / "it")
+    rows = read_jsonl(folder / "scored.jsonl")
+    once = judged_results(rows, few[1], folder, "v2")
+    assert judged_results(rows, few[1], folder, "v2") == once == read_json(folder / "results.json")
+    assert [r for r in judged_results(rows, few[1], folder) if r["id"] == "second"] == []
+
+
+@needs_run
+def test_evaluate_prints_its_judges(chat_server, tmp_path):
+    server = chat_server(lambda prompt: '{"verdict": "grounded", "answer_right": true, "bridges": null}')
+    data = ran.parent / "05a_benchmark"
+    args = ["evaluate", "--method", "IKE-0", "--data", data, "--limit", "1", "--out", tmp_path / "it"]
+    r = crane(*args, "--judge", server.url)
+    assert r.exit_code == 1 and "--judge-model" in r.output and not server.asked
+    r = crane(*args, "--judge", server.url, "--judge-model", "some")
+    assert r.exit_code == 0, r.output
+    for metric in f"GS by {PROTOCOL}", "GS by some, prompt 1", "sensitivity, short chains", "agreement":
+        assert metric in r.stdout, r.stdout
+    assert not re.search(r"GS  +\d", r.stdout), "no GS without its judge"
+    kept = read_jsonl(tmp_path / "it" / "second.jsonl")
+    assert len(server.asked) == len(kept) + len(labelled_chains(held_out=True))
+    r = crane(*args, "--correct")
+    assert f"GS by {PROTOCOL}, corrected" in r.stdout and "by some" not in r.stdout
+    mute = chat_server(lambda prompt: "No comment.")
+    r = crane(*args, "--judge", mute.url, "--judge-model", "mute")
+    said = [x for x in kept if x["method"] == "IKE-0"]
+    assert f"no verdict was found in {len(said)} of {len(said)} replies about IKE-0" in r.stdout, r.stdout
 
 
 # ---- the commands
