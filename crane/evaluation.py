@@ -187,7 +187,7 @@ def score(
 ) -> list[dict]:  # The same rows with their judgement
     "Judge stored traces."
     by_id = {p.id: p for p in probes}
-    traces = [parse_trace(r["text"], r["ended"]) for r in rows]
+    traces = [parse_trace(r["text"], r["ended"], markup="think") for r in rows]
     reference = {r["probe_id"]: t for r, t in zip(rows, traces) if r["method"] == "base"}
     missing = sorted({r["probe_id"] for r in rows} - set(reference))
     if missing:
