@@ -268,6 +268,9 @@ def _of_the_note(clause, turned):
     return FIRM if accepts else 0
 
 
+_OF_THE_OLD = re.compile(rf"\b(?:of|in|for) {_SMALL}{OLD}\W*(?:is|are|=|→)\W*{_SMALL}{NEW}", re.I)
+
+
 def _of_both(clause, asked, alone, note):
     "What a clause does that names both sides."
     new_denied, old_denied = denies(clause, NEW), denies(clause, OLD)
@@ -278,6 +281,8 @@ def _of_both(clause, asked, alone, note):
             return side
         if re.search(rf"(?:takes?|taken) {other}['’]?s? place|replac\w+ {other}", clause):
             return side
+    if _OF_THE_OLD.search(clause):
+        return FIRM
     if _SEEN.search(clause) or _BEFORE.search(clause):
         return FIRM if clause.rfind(NEW) > clause.rfind(OLD) else 0
     new, old = settles(clause, NEW, asked, alone), settles(clause, OLD, asked, alone)

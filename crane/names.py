@@ -94,7 +94,9 @@ def _ways(kind, short, adjectives):  # `kind`: an attribute of a babel Locale
                 named.setdefault(code, []).append(name)
     ways = {code: [*names, *_and_plurals(adjectives.get(code, []))] for code, names in named.items()}
     users = Counter(k for said in ways.values() for k in set(map(key, said)))
-    code_of = {key(name): code for code, names in named.items() for name in names if users[key(name)] == 1}
+    english = [(code, name) for code, name in getattr(Locale.parse("en"), kind).items() if code in named]
+    meant = english + [(code, name) for code, names in short.items() for name in names]
+    code_of = {key(name): code for code, name in meant if users[key(name)] == 1}
     return code_of, {code: [w for w in said if users[key(w)] == 1] for code, said in ways.items()}
 
 
@@ -117,7 +119,8 @@ def _countries():
 
 @lru_cache(None)
 def _languages():
-    return _ways("languages", {}, {})
+    code_of, ways = _ways("languages", {}, {})
+    return code_of, {code: [w for w in said if key(w) not in country_keys()] for code, said in ways.items()}
 
 # %% ../nbs/00a_names.ipynb #12600671
 NEW, OLD, OTHER = "\ue000", "\ue001", "\ue002"  # private signs of Unicode, so no text holds them
