@@ -10,7 +10,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from .names import NEW, OLD, signed, spoken, tokens
+from .names import NEW, OLD, key, signed, spoken, tokens
 
 # %% ../nbs/00b_commitments.ipynb #061086fb
 def cue(phrases: str) -> re.Pattern:  # `phrases`: separated by commas
@@ -466,6 +466,12 @@ _SET_ASIDE = re.compile(
 _THAT_IS = re.compile(r"\b(?:that|this|it|which|is|are)\b", re.I)
 
 
+def _but(names, ways):
+    "Names that are none of some others, however they are spelt."
+    keys = set(map(key, ways))
+    return [name for name in names if key(name) not in keys]
+
+
 def _lets_down(clause, given):
     "Whether a clause of an answer denies what is right, asserts what was, or takes back what has been given."
     turned = _NO_REASON.search(clause)
@@ -484,7 +490,7 @@ def asserts(
 ) -> bool:
     "Whether an answer, read alone, asserts the right name and not the old one."
     ways = spoken(right)
-    text = signed(_MARKUP.sub(" ", answer), ways, [n for n in spoken(old) if n not in ways])
+    text = signed(_MARKUP.sub(" ", answer), ways, _but(spoken(old), ways))
     if NEW not in text or re.fullmatch(rf"\W*(?:[A-Z]\w+\s)*{NEW}(?: [A-Z]\w+)+\W*", text):
         return False
     given = False
@@ -509,7 +515,7 @@ def commits_in_order(
     clauses = [c.text for s in sentences_of(_QUOTED.sub('""', think)) if not _idle(s) for c in clauses_of(s)]
     for names in steps:
         ways = spoken(names)
-        other = [n for n in ever if n not in ways]
+        other = _but(ever, ways)
         for i in range(at, len(clauses)):
             if _stated(signed(clauses[i], ways, other)):
                 break

@@ -226,7 +226,7 @@ def spellings(code: str, name: str) -> list[str]:
 
 
 def capital_spellings(code: str, capital: str) -> list[str]:
-    "What else GeoNames calls a capital: words that begin with a capital letter and resemble its name, and no country's name."
+    "What else GeoNames calls a capital: words that begin with a capital letter and resemble its name; no country."
     city = capital_city(code, capital)
     if not city:
         return []
