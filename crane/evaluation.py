@@ -16,7 +16,7 @@ from pathlib import Path
 from .benchmark import Benchmark
 from .core import CraneError, Edit, Probe, Trace, mentions, normalize, parse_trace, span
 from .editors import note_bytes
-from .failure_modes import uses_bridges, verdict
+from .failure_modes import verdict
 from .generation import Completion, answer, first_choices, same_choices, teacher_forced
 from .library import DualLibrary
 from .model import MLLM, Note, Prompt
@@ -176,8 +176,7 @@ def judge(
         if reference is None:
             raise CraneError(f"probe {probe.id!r} is out of scope: give what the unedited model says as reference.")
         return form | independence(trace, reference, probe)
-    bridges = dict(IEU=uses_bridges(trace, probe.chain)) if probe.chain else {}
-    return form | verdict(trace, probe) | bridges
+    return form | verdict(trace, probe)
 
 # %% ../nbs/09_evaluation.ipynb #51265f30
 @span("score")

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from .core import Probe, Trace, mentions, normalize
-from .failure_modes import grounding, sentences, stance, unsure
+from .first_rules import grounding, sentences, stance, unsure
 from .model import neutralize
 from .questions import EMPTY_WORDS
 from .routing import in_scope
