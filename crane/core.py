@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['KINDS_OF_WORK', 'ProbeKind', 'MARKUPS', 'ANSWERS', 'CraneError', 'stage_dir', 'progress', 'write_atomic',
            'write_json', 'read_json', 'write_jsonl', 'read_jsonl', 'shipped', 'span', 'Record', 'Edit', 'Probe',
-           'read_records', 'normalize', 'find_name', 'mentions', 'Trace', 'bare_answer', 'parse_trace', 'made_by',
-           'share']
+           'read_records', 'normalize', 'find_name', 'mentions', 'Trace', 'parse_trace', 'made_by', 'share']
 
 # %% ../nbs/00_core.ipynb #f90d8297
 import hashlib
@@ -474,21 +473,6 @@ def _answer_fault(after):
         return "text around answer"
     return "" if inside[1].strip() else "empty answer"
 
-# %% ../nbs/00_core.ipynb #e356847c
-def bare_answer(
-    answer: str,  # What follows a think
-) -> str:  # Stripped
-    "An answer without *Final answer:*, box or JSON around it, if that is all of it."
-    text = re.sub(r"<\|(?:begin|end)_of_box\|>", "", answer).strip()
-    lead = re.match(r"[*_#]{0,3} ?(?:the )?(?:final )?answer(?: is)?[*_]{0,3}:[*_]{0,3}\s*", text, re.I)
-    if lead and lead.end() < len(text):
-        text = text[lead.end() :]
-    box = re.fullmatch(r"\${0,2}\\boxed\{(?:\\text\w*\{([^{}]*)\}|([^{}]*))\}\${0,2}\.?", text)
-    if box:
-        return (box[1] or box[2] or "").strip()
-    value = re.fullmatch(r'(?:```(?:json)?\s*)?\{\s*"[^"\\]*"\s*:\s*("[^"\\]*"|-?\d[\d.]*)\s*\}(?:\s*```)?', text)
-    return value[1].strip('"').strip() if value else text
-
 # %% ../nbs/00_core.ipynb #2b6efc2d
 def parse_trace(
     text: str,  # Completion as generated, special tokens such as EOS removed
@@ -515,7 +499,7 @@ def parse_trace(
     return Trace(
         text=text,
         think=think[1].strip() if think else "",
-        answer=bare_answer(answer[1] if answer else rest),
+        answer=(answer[1] if answer else rest).strip(),
         well_formed=not fault,
         fault=fault,
         markup=own if own in found else "",

@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from babel import Locale
@@ -73,9 +74,9 @@ LANGUAGES = ("en", "ar", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "
 def spoken(names: Iterable[str]) -> list[str]:
     "Spellings of one entity, and other ways to say it if it is a country or a language."
     ways = _and_plurals(names)
-    for code_of, named in (_countries(), _languages()):
-        for code in sorted({code_of[k] for k in map(key, names) if k in code_of}):
-            ways += named[code]
+    for known in (_countries(), _languages()):
+        for code in sorted({known.code_of[k] for k in map(key, names) if k in known.english}):
+            ways += known.named[code]
     return list(dict.fromkeys(ways))
 
 
@@ -87,8 +88,16 @@ def country_keys() -> frozenset:  # Of `key`
     return frozenset(key(name) for name in [*countries, *(w for ways in short.values() for w in ways)])
 
 # %% ../nbs/00a_names.ipynb #416dec19
+class Ways(NamedTuple):
+    "Ways to say countries or languages."
+
+    code_of: dict[tuple, str]  # `key` of a name in any language -> code
+    english: set[tuple]  # Of these, the English ones
+    named: dict[str, list[str]]  # Code -> all ways to say it
+
+
 def _ways(kind, short, adjectives):  # `kind`: an attribute of a babel Locale
-    "The code of each name, and all ways to say it by code."
+    "What CLDR and our own list know of countries or languages."
     named = {code: list(ways) for code, ways in short.items()}
     for language in LANGUAGES:
         for code, name in getattr(Locale.parse(language), kind).items():
@@ -96,10 +105,10 @@ def _ways(kind, short, adjectives):  # `kind`: an attribute of a babel Locale
                 named.setdefault(code, []).append(name)
     ways = {code: [*names, *_and_plurals(adjectives.get(code, []))] for code, names in named.items()}
     users = Counter(k for said in ways.values() for k in set(map(key, said)))
-    english = [(code, name) for code, name in getattr(Locale.parse("en"), kind).items() if code in named]
-    meant = english + [(code, name) for code, names in short.items() for name in names]
-    code_of = {key(name): code for code, name in meant if users[key(name)] == 1}
-    return code_of, {code: [w for w in said if users[key(w)] == 1] for code, said in ways.items()}
+    english = {key(name) for name in (*getattr(Locale.parse("en"), kind).values(), *chain(*short.values()))}
+    code_of = {key(name): code for code, names in named.items() for name in names if users[key(name)] == 1}
+    ways = {code: [w for w in said if users[key(w)] == 1] for code, said in ways.items()}
+    return Ways(code_of, english & code_of.keys(), ways)
 
 
 def _and_plurals(names):
@@ -121,8 +130,9 @@ def _countries():
 
 @lru_cache(None)
 def _languages():
-    code_of, ways = _ways("languages", {}, {})
-    return code_of, {code: [w for w in said if key(w) not in country_keys()] for code, said in ways.items()}
+    known = _ways("languages", {}, {})
+    named = {code: [w for w in said if key(w) not in country_keys()] for code, said in known.named.items()}
+    return known._replace(named=named)
 
 # %% ../nbs/00a_names.ipynb #12600671
 NEW, OLD, OTHER = "\ue000", "\ue001", "\ue002"  # private signs of Unicode, so no text holds them
@@ -253,7 +263,7 @@ def bare(answer: str) -> str:
     return text
 
 
-_MARKS = re.compile(r"^```\w*\s|</?[a-z]{1,12}>|\\(?:text|math)[a-z]{0,4}\s?\{|\\[()\[\]]|[*`]")
+_MARKS = re.compile(r"^```\w*\s|</?[a-z]{1,12}>|<\|[a-z_]{1,20}\|>|\\(?:text|math)[a-z]{0,4}\s?\{|\\[()\[\]]|[*`]")
 
 # %% ../nbs/00a_names.ipynb #750e19cf
 def same_answer(one: str, other: str) -> bool:
@@ -264,7 +274,8 @@ def same_answer(one: str, other: str) -> bool:
         return one == other  # such as two emoji
     if _signs(one) != _signs(other):
         return False
-    return a == b or any(a in code_of and code_of[a] == code_of.get(b) for code_of, _ in (_countries(), _languages()))
+    codes = (known.code_of for known in (_countries(), _languages()))
+    return a == b or any(a in code_of and code_of[a] == code_of.get(b) for code_of in codes)
 
 
 def _signs(text):

@@ -17,9 +17,8 @@ from PIL import Image, ImageFilter
 from .commitments import NEW, OLD, asserts, commits_in_order, settled
 from .core import CraneError, Edit, Probe, Trace, mentions, span
 from .editors import edit_prompt, encoded, reworded, said_logits
-from .failure_modes import exact_probe, varied
+from .failure_modes import entailed, exact_probe, varied
 from .generation import answer
-from .judges import entailed
 from .model import MLLM, Prompt
 from .pocket import flag_sentence
 from .questions import WORDINGS, ask, contained, edit_names, fact_sentence, looks, pool, visual_edit

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from crane.commitments import commitments, settled
 from crane.core import DATA, Probe, parse_trace, read_jsonl
-from crane.judges import JUDGES, entailed, judge, labelled_chains
+from crane.failure_modes import entailed
+from crane.judges import JUDGES, judge, labelled_chains
 from crane.names import NEW, OLD, OTHER, key, signed, spoken
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
