@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageFilter
 
-from .commitments import NEW, OLD, asserts, commits_in_order, settled
+from .commitments import asserts, commits_in_order, settled
 from .core import CraneError, Edit, Probe, Trace, mentions, span
 from .editors import edit_prompt, encoded, reworded, said_logits
 from .failure_modes import entailed, exact_probe, varied
@@ -468,8 +468,7 @@ def unwinnable(
     chain = " ".join(path_sentences(p.path))
     said = settled(chain, entailed(p), p.old_names, p.question)
     if said.verdict != "grounded":
-        clause = said.clause.replace(NEW, "<new>").replace(OLD, "<old>")
-        return f"the gold chain is {said.verdict}" + (f": {clause}" if clause else "")
+        return f"the gold chain is {said.verdict}" + (f": {said.clause}" if said.clause else "")
     if not asserts(p.answer, [p.answer, *p.aliases], p.old_names):
         return f"the right answer {p.answer!r} is not read as right"
     if p.chain and not commits_in_order(chain, p.chain, p.old_names):

@@ -40,6 +40,18 @@ def test_any_completion_gets_a_verdict(think, answer, name):
 
 @settings(deadline=None)
 @given(TEXTS)
+def test_what_decides_is_in_the_chains_own_words(text):
+    def letters(s):
+        return "".join(c for c in s if c.isalnum())
+
+    quoteless = text.translate(dict.fromkeys(map(ord, "“”\"«»「」『』‘’'`"), " "))
+    for c in commitments(quoteless, ["Germany"], ["Mexico"]):
+        assert letters(c.clause) in letters(quoteless)
+    assert not {NEW, OLD, OTHER} & set(settled(text, ["Germany"], ["Mexico"]).clause)
+
+
+@settings(deadline=None)
+@given(TEXTS)
 def test_names_leave_the_rest_of_a_text_as_it_is(text):
     rest = signed(text, ["Germany"], ["Mexico"])
     for sign in NEW, OLD, OTHER:
