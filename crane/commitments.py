@@ -11,7 +11,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from .names import NEW, OLD, OTHER, key, named, signed, spoken, tokens, with_signs
+from .names import NEW, OLD, OTHER, is_of_another, key, named, signed, spoken, tokens, unbroken, with_signs
 
 # %% ../nbs/00b_commitments.ipynb #061086fb
 def cue(phrases: str) -> re.Pattern:  # `phrases`: separated by commas
@@ -513,6 +513,27 @@ _SET_ASIDE = re.compile(
     rf"(?:\w+\W+){{0,2}}{OLD}",
     re.I,
 )
+_ANOTHER = re.compile(
+    rf"\W*(?:[A-Z]\w*\s)*{NEW}(?: (?:and|the|of|for|a|en|from)){{0,2}}(?: [A-Z]\w*)+(?: \(.*)?\W*"  # Asia Minor
+    rf"|{NEW}: [A-Z].*"  # Law & Order: Criminal Intent
+    rf"|\W*{NEW},? (?:and|or|&) (?!(?:that|not|no|so|nothing|only|it)\b)"  # Japan or Korea
+    r"(?:the )?[\w'’-]+(?: [\w'’-]+)?\W*"
+    rf"|\W*[\w'’-]+(?: [\w'’-]+)? (?:and|or|&) {NEW}\W*",
+    re.S,
+)
+
+
+def _says_another(text):
+    "Whether an answer, with signs, is the name of something else, or one of two answers."
+    if len(text) > 300:  # no name
+        return False
+    if _ANOTHER.fullmatch(text):
+        return True
+    before, _, behind = text.partition(NEW)
+    ends = not behind.strip() or behind[0] in " :,." and not re.match(r" [a-z]", behind)
+    return ends and before.endswith(" ") and is_of_another(before)
+
+
 _THAT_IS = re.compile(r"\b(?:that|this|it|which|is|are)\b", re.I)
 
 
@@ -541,7 +562,7 @@ def asserts(
     "Whether an answer, read alone, asserts the right name and not the old one."
     ways = spoken(right)
     text = signed(_MARKUP.sub(" ", answer), ways, _but(spoken(old), ways))
-    if NEW not in text or re.fullmatch(rf"\W*(?:[A-Z]\w+\s)*{NEW}(?: [A-Z]\w+)+\W*", text):
+    if NEW not in text or _says_another(text):
         return False
     given = False
     for sentence in sentences_of(text):
@@ -575,6 +596,7 @@ def commits_in_order(
 ) -> bool:
     "Whether a chain states every step, unhedged and undenied, in order."
     at, ever, clauses = 0, spoken(old), []
+    think = unbroken(think, (name for names in steps for name in names))
     for sentence in sentences_of(_QUOTED.sub('""', think)):
         said = [c.text for c in clauses_of(sentence)]
         if not asks(sentence) and not any(does(c) in (_AGAINST, OPEN) for c in said):

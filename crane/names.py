@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'NEW', 'OLD', 'OTHER', 'Token', 'tokens', 'key', 'spoken', 'country_keys', 'Named', 'named', 'with_signs',
-           'signed', 'found_key', 'bare', 'same_answer', 'is_ordinary']
+           'unbroken', 'signed', 'found_key', 'bare', 'same_answer', 'is_ordinary']
 
 # %% ../nbs/00a_names.ipynb #94564315
 import json
@@ -34,7 +34,7 @@ _TOKEN = re.compile(
     rf"[{_SPACELESS}]"  # one sign
     r"|\+\d+|\d+(?:[.,:]\d+)*(?![^\W\d_])"  # +51, 1,000, 10:30
     rf"|(?:[^\W\d_{_SPACELESS}]\.){{2,}}"  # U.S.
-    rf"|[^\W_{_SPACELESS}]+(?:['’][^\W\d_{_SPACELESS}]+)*"  # a word
+    rf"|[^\W_{_SPACELESS}]+(?:['’][^\W\d_{_SPACELESS}]+)*(?:\+\+|#(?!\w))?"  # a word, C++
     r"|&|\.[a-z]{2,3}\b",  # .pe
     re.I,
 )
@@ -158,10 +158,12 @@ def named(
     table.pop((), None)
     found, names = tokens(text), []
     large = _written_large([*new, *old], text, found)
+    ends = {key(name): name[-1] for name in (*new, *old) if name[-1:] in ("?", "!")}
     for first, n, sign in _hits(found, table):
         start, end = found[first].start, found[first + n - 1].end
-        if found_key(found, first, n) in large and text[start].islower():
+        if found_key(found, first, n) in large and text[start].islower() or n == 1 and _is_filler(text, found, first):
             continue
+        end += ends.get(found_key(found, first, n)) == text[end : end + 1]  # They Shoot Horses, Don't They?
         if sign != OTHER and _in_longer(text, found, first, n):
             sign = OTHER
         names.append(Named(start, end, sign))
@@ -176,6 +178,18 @@ def with_signs(text: str, names: list[Named]) -> str:
     for name in names:
         parts += [text[last : name.start], name.sign]
         last = name.end
+    return "".join([*parts, text[last:]])
+
+
+def unbroken(text: str, names: Iterable[str]) -> str:
+    "A text in which no mark stands inside a name, so that none cuts it: *Fort Smith Arkansas*, *John F Kennedy*."
+    found, parts, last = tokens(text), [], 0
+    for first, n, _ in _hits(found, dict.fromkeys({*map(key, names)} - {()}, NEW)):
+        for i in range(first + 1, first + n):
+            gap = text[found[i - 1].end : found[i].start]
+            if " " in gap:
+                parts += [text[last : found[i - 1].end], " "]
+                last = found[i].start
     return "".join([*parts, text[last:]])
 
 
@@ -209,7 +223,7 @@ def _written_large(names, text, found):
         meant |= {key(name) for name in words if name.isupper() and len(name) > 1}
     return {key(name) for name in words if name[:1].isupper()} & meant - small
 
-
+# %% ../nbs/00a_names.ipynb #3a1fd644
 def _words(text):
     return set(re.findall(r"\w+", text))
 
@@ -218,63 +232,117 @@ _LEADS = _words(
     "north south east west northern southern eastern western central equatorial papua new old upper lower greater"
     " saint st real fc ac sc"
 )
-_TITLES = _words(
+_SMALL_WORDS = _words(
+    "a an the is are was were in of to for not no and or but so i it this that from with by as at on let here yes he"
+    " she"
+)
+TITLES = _SMALL_WORDS | _words(
     "mr mrs ms miss dr prof sir lady lord president king queen prince princess director actor actress singer captain"
-    " general pope note step option case fact point answer is are was the in of to for not no and or but so i it this"
-    " that from with by as at on flag capital country film movie language currency let here yes"
-)  # words before a name, or behind it, that are no part of it however they are written
-_FORMS_OF_STATE = _words(
-    "republic kingdom state states city town commonwealth federation union isle island islands province county district"
-    " municipality principality emirate sultanate duchy flag capital country land people government name"
+    " general pope note step option case fact point answer flag capital country film movie language currency"
+)  # words before a name that are no part of it, however they are written
+FORMS_OF_STATE = _words(
+    "republic kingdom state states city town commonwealth federation union isle island islands principality emirate"
+    " sultanate duchy flag capital country land people government name"
 )  # what stands before *of* and a name, and means the same place
 
 
+def is_of_another(
+    before: str,  # All that stands before a name in an answer that is no sentence
+) -> bool:
+    "Whether what stands before a name makes another name of it, as in *Hotel Rwanda* and *University of Leeds*."
+    words = before.split()
+    while words and words[0].lower() in ("the", "a", "la", "le", "el"):
+        words = words[1:]
+    inner = all(word[0].isupper() or word in ("of", "the", "in", "and", "to", "de", "a", "en") for word in words[1:])
+    first = _normal(words[0].strip(",.:*\"'“(")) if words else ""
+    known = first in TITLES or first in _ADVERBS or first in FORMS_OF_STATE and words[1:2] == ["of"]
+    return bool(first) and not words[0].islower() and inner and not known
+
+
+_ADVERBS = _words(
+    "probably likely surely certainly definitely clearly obviously presumably possibly actually finally simply"
+    " maybe perhaps sure well ok okay then thus hence therefore final correct just now result response also"
+    " el la le les los las die der das den il lo gli un una une der het een os o"
+)
+
+
 def _in_longer(text, found, first, n):
-    "Whether a name is part of a longer one."
-    if not text[found[first].start].isupper() or text.isupper():
+    "Whether a name is part of a longer one; a language is not, as in *Brazilian Portuguese*."
+    span = text[found[first].start : found[first + n - 1].end]
+    if span.islower() and not span[0].isdigit() or text.isupper() or found_key(found, first, n) in _languages().english:
         return False
     return _goes_before(text, found, first) or _goes_behind(text, found, first + n)
 
 
-def _is_large(text, token):
-    return text[token.start].isupper() and token.norm not in _TITLES
+def _is_filler(text, found, i):
+    "Whether *no* or *one* is no answer here, as in *no words*, *no one* and *the one*."
+    word = text[found[i].start : found[i].end].lower()
+    before = found[i - 1].norm if _gap(text, found, i) == " " else ""
+    behind = found[i + 1].norm if _gap(text, found, i + 1) == " " else ""
+    if word == "no":
+        return bool(behind) and behind not in _SMALL_WORDS | {"there", "they", "because", "since"}
+    pointed = before in ("no", "the", "this", "that", "which", "any", "every", "each", "some", "another", "other")
+    return word == "one" and (pointed or behind in ("of", "can", "could", "may", "might", "would", "should"))
 
 
-def _begins(text, found, i):
-    "Whether a token is the first of a sentence or clause."
-    return i == 0 or text[found[i - 1].end : found[i].start] != " "
+def _gap(text, found, i):
+    "What stands before a token, back to the one before it; a full stop at either end of the text."
+    return text[found[i - 1].end : found[i].start] if 0 < i < len(found) else "."
 
-
+# %% ../nbs/00a_names.ipynb #90636b19
 def _goes_before(text, found, first):
-    "Whether what stands before a name belongs to it, as in *Papua New Guinea* and *FC Levadia Tallinn*."
-    if not first:
-        return False
-    before = found[first - 1]
-    gap, large = text[before.end : found[first].start], text[before.start].isupper()
+    "Whether what stands before a name belongs to it."
+    gap, before = _gap(text, found, first), found[first - 1]
+    large = text[before.start].isupper()
     if gap in ("-", "‑"):
-        return large
+        return large or _gap(text, found, first - 1) == gap  # Port-au-Prince
+    if gap == " (":
+        return large and before.norm not in TITLES
     if gap != " ":
         return False
     if large and before.norm in _LEADS or re.fullmatch(r"\d+(?:st|nd|rd|th)", before.norm):
         return True
-    if before.norm in ("of", "in", "at") and first > 1 and text[found[first - 2].end : before.start] == " ":
-        head = found[first - 2]
-        return _is_large(text, head) and not _begins(text, found, first - 2) and head.norm not in _FORMS_OF_STATE
-    return _is_large(text, before) and not _begins(text, found, first - 1)
+    if before.norm.isdigit():
+        return first > 1 and _gap(text, found, first - 1) == " " and found[first - 2].norm not in TITLES
+    head = first - 1
+    if before.norm in ("a", "the") and not large:
+        head -= 1
+    if (
+        found[head].norm in ("of", "in", "to", "at", "on", "for", "de", "du", "di", "da", "del", "von")
+        and _gap(text, found, head) == " "
+    ):
+        return _within(text, found, head - 1) and found[head - 1].norm not in FORMS_OF_STATE
+    return _within(text, found, first - 1)
+
+
+def _within(text, found, i):
+    "Whether a token is a word that is written large within a sentence."
+    gap, token = _gap(text, found, i), found[i]
+    return i > 0 and gap in (" ", "-", "‑") and text[token.start].isupper() and token.norm not in TITLES
+
+
+_TEAM = re.compile(r"(?:[a-z]+ ){0,3}(?:team|squad|league|championship)\b")
 
 
 def _goes_behind(text, found, after):
-    "Whether what stands behind a name belongs to it, as in *Spy Kids 2*, *Hong Kong Film Award*, *Jesus of Nazareth*."
-    if after == len(found) or re.search("['’]s$", text[: found[after - 1].end][-2:]):
+    "Whether what stands behind a name belongs to it."
+    gap = _gap(text, found, after)
+    if gap == ".":
         return False
-    gap, begins = text[found[after - 1].end : found[after].start], text[found[after].start]
-    if gap in ("-", "‑"):
-        return begins.isupper()
+    token = found[after]
+    large = text[token.start].isupper() and token.norm not in _SMALL_WORDS
+    if gap in ("-", "‑") or gap == ". " and len(found[after - 1].norm) == 1:  # Guinea-Bissau, W. H. Auden
+        return large
     if gap != " ":
         return False
-    if found[after].norm == "of" and after + 1 < len(found):
-        return text[found[after].end : found[after + 1].start] == " " and _is_large(text, found[after + 1])
-    return begins.isdigit() or _is_large(text, found[after])
+    if _TEAM.match(text, found[after].start):
+        return True
+    if token.norm == "of":
+        further = after + 1 + (text[token.end : token.end + 5] == " the ")
+        return _gap(text, found, further) == " " and text[found[further].start].isupper()
+    if text[token.start : token.end] == "I":
+        return not re.match(r"\s[a-z]", text[token.end : token.end + 2])  # Elizabeth I, but not *Lima I think*
+    return text[token.start].isdigit() or large
 
 # %% ../nbs/00a_names.ipynb #55fd9baf
 _WHOSE = r"(?:(?:the|my|our|a|die|la|final|short|correct|right)\s{1,3}){0,4}"
