@@ -11,7 +11,7 @@ import re
 from itertools import pairwise
 from typing import NamedTuple
 
-from .names import NEW, OLD, OTHER, named, signed, spoken, tokens, with_signs
+from .names import NEW, OLD, OTHER, is_of_another, key, named, signed, spoken, tokens, unbroken, with_signs
 
 # %% ../nbs/00b_commitments.ipynb #061086fb
 def cue(phrases: str) -> re.Pattern:  # `phrases`: separated by commas
@@ -292,6 +292,9 @@ def of_the_note(
     return FIRM if accepts else 0
 
 
+_OF_THE_OLD = re.compile(rf"\b(?:of|in|for) {_SMALL}{OLD}\W*(?:is|are|=|→)\W*{_SMALL}{NEW}", re.I)
+
+
 def _of_both(clause, asked, alone, note):
     "What a clause does that names both sides."
     new_denied, old_denied = denies(clause, NEW), denies(clause, OLD)
@@ -302,9 +305,10 @@ def _of_both(clause, asked, alone, note):
             return side
         if re.search(rf"(?:takes?|taken) {other}['’]?s? place|replac\w+ {other}", clause):
             return side
-    for one, other, side in ((NEW, OLD, _AGAINST), (OLD, NEW, FIRM)):
-        if re.search(rf"\b(?:of|in|for) {_SMALL}{one}\W*{_IS}\W*{_SMALL}{other}\W*$", clause, re.I):
-            return side
+    if re.search(rf"\b(?:of|in|for) {_SMALL}{NEW}\W*{_IS}\W*{_SMALL}{OLD}\W*$", clause, re.I):
+        return _AGAINST
+    if _OF_THE_OLD.search(clause):
+        return FIRM
     if _SEEN.search(clause) or _BEFORE.search(clause):
         return FIRM if clause.rfind(NEW) > clause.rfind(OLD) else 0
     new, old = settles(clause, NEW, asked, alone), settles(clause, OLD, asked, alone)
@@ -511,7 +515,34 @@ _SET_ASIDE = re.compile(
     rf"(?:\w+\W+){{0,2}}{OLD}",
     re.I,
 )
+_ANOTHER = re.compile(
+    rf"\W*(?:[A-Z]\w*\s)*{NEW}(?: (?:and|the|of|for|a|en|from)){{0,2}}(?: [A-Z]\w*)+(?: \(.*)?\W*"  # Asia Minor
+    rf"|{NEW}: [A-Z].*"  # Law & Order: Criminal Intent
+    rf"|\W*{NEW},? (?:and|or|&) (?!(?:that|not|no|so|nothing|only|it)\b)"  # Japan or Korea
+    r"(?:the )?[\w'’-]+(?: [\w'’-]+)?\W*"
+    rf"|\W*[\w'’-]+(?: [\w'’-]+)? (?:and|or|&) {NEW}\W*",
+    re.S,
+)
+
+
+def _says_another(text):
+    "Whether an answer, with signs, is the name of something else, or one of two answers."
+    if len(text) > 300:  # no name
+        return False
+    if _ANOTHER.fullmatch(text):
+        return True
+    before, _, behind = text.partition(NEW)
+    ends = not behind.strip() or behind[0] in " :,." and not re.match(r" [a-z]", behind)
+    return ends and before.endswith(" ") and is_of_another(before)
+
+
 _THAT_IS = re.compile(r"\b(?:that|this|it|which|is|are)\b", re.I)
+
+
+def _but(names, ways):
+    "Names that are none of some others, however they are spelt."
+    keys = set(map(key, ways))
+    return [name for name in names if key(name) not in keys]
 
 
 def _lets_down(clause, given):
@@ -532,8 +563,8 @@ def asserts(
 ) -> bool:
     "Whether an answer, read alone, asserts the right name and not the old one."
     ways = spoken(right)
-    text = signed(_MARKUP.sub(" ", answer), ways, [n for n in spoken(old) if n not in ways])
-    if NEW not in text or re.fullmatch(rf"\W*(?:[A-Z]\w+\s)*{NEW}(?: [A-Z]\w+)+\W*", text):
+    text = signed(_MARKUP.sub(" ", answer), ways, _but(spoken(old), ways))
+    if NEW not in text or _says_another(text):
         return False
     given = False
     for sentence in sentences_of(text):
@@ -567,13 +598,14 @@ def commits_in_order(
 ) -> bool:
     "Whether a chain states every step, unhedged and undenied, in order."
     at, ever, clauses = 0, spoken(old), []
+    think = unbroken(think, (name for names in steps for name in names))
     for sentence in sentences_of(_QUOTED.sub('""', think)):
         said = [c.text for c in clauses_of(sentence)]
         if not asks(sentence) and not any(does(c) in (_AGAINST, OPEN) for c in said):
             clauses += said
     for names in steps:
         ways = spoken(names)
-        other = [n for n in ever if n not in ways]
+        other = _but(ever, ways)
         for i in range(at, len(clauses)):
             if states(signed(clauses[i], ways, other)):
                 break

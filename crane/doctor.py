@@ -35,7 +35,7 @@ from crane.world import (
 class Finding(Record):
     "One thing the data doctor noticed."
 
-    check: str  # `pictures`, `agreement`, `duplicates`, `facts`, `splits` or `licences`
+    check: str  # `pictures`, `agreement`, `duplicates`, `facts`, `aliases`, `splits` or `licences`
     fault: bool  # Whether it must be mended, or is only a remark
     what: str  # One sentence that names the picture or the record
 
@@ -225,6 +225,35 @@ def check_facts(world: World) -> list[Finding]:
     remark = _remark("facts", f"{lonely} countries have no land neighbour in the world")
     return [_fault("facts", what) for what in faults] + [remark]
 
+# %% ../nbs/01c_doctor.ipynb #efdaeccf
+def _spelt(e: Entity):
+    "Relation, value and spelling, for each way to write a fact of a country in letters."
+    for relation, value in e.facts.items():
+        if relation not in ("neighbour", *FORMS):
+            for spelling in [value, *e.fact_aliases.get(relation, [])]:
+                yield relation, value, spelling
+
+
+def check_aliases(world: World) -> list[Finding]:
+    "Spellings of a fact's value that name a country, or another value of the same relation."
+    entities, found = world.entities.values(), []
+    country = {normalize(name): e.name for e in entities for name in edit_names(e)}
+    values = defaultdict(set)
+    for e in entities:
+        for relation, value, spelling in _spelt(e):
+            values[relation, normalize(spelling)].add(value)
+            named, own = country.get(normalize(spelling)), normalize(value) in country
+            what = f"{spelling!r} spells the {RELATIONS[relation]} {value!r} of {e.name}, and is a name of {named}"
+            if named and not own:
+                found.append(_fault("aliases", what))
+            elif named and spelling == value:
+                found.append(_remark("aliases", what))
+    for (relation, spelling), spelt in sorted(values.items()):
+        if len(spelt) > 1:
+            what = f"{spelling!r} spells {' and '.join(sorted(spelt))}, each a {RELATIONS[relation]}"
+            found.append(_fault("aliases", what))
+    return found
+
 # %% ../nbs/01c_doctor.ipynb #0360d6e2
 def check_splits(world: World) -> list[Finding]:
     "Twins and never-shown countries where they must not be, and equal pictures across splits."
@@ -272,7 +301,7 @@ def examine(world: World) -> list[Finding]:  # Faults first
     if broken:
         found += broken
     else:
-        for check in (check_agreement, check_duplicates, check_facts, check_splits):
+        for check in (check_agreement, check_duplicates, check_facts, check_aliases, check_splits):
             found += check(world)
     return sorted(found, key=lambda finding: not finding.fault)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from .benchmark import Benchmark
 from .commitments import FIRM, asserts, commitments
-from .core import CraneError, Edit, Probe, Trace, normalize, parse_trace, span
+from .core import CraneError, Edit, Probe, Trace, parse_trace, span
 from .editors import note_bytes
 from .failure_modes import verdict
 from .generation import Completion, answer, first_choices, same_choices, teacher_forced
@@ -205,7 +205,7 @@ def score(
 ) -> list[dict]:  # The same rows with their judgement
     "Judge stored traces."
     by_id = {p.id: p for p in probes}
-    traces = [parse_trace(r["text"], r["ended"]) for r in rows]
+    traces = [parse_trace(r["text"], r["ended"], markup="think") for r in rows]
     reference = {r["probe_id"]: t for r, t in zip(rows, traces) if r["method"] == "base"}
     missing = sorted({r["probe_id"] for r in rows} - set(reference))
     if missing:

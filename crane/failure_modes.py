@@ -272,7 +272,7 @@ def held(
 # %% ../nbs/04_failure_modes.ipynb #5267e7be
 def judged_row(row: dict, edit: Edit, probe: Probe) -> dict:
     "One trace with its verdict, and what a reader needs to follow it."
-    trace = parse_trace(row["text"], row["ended"])
+    trace = parse_trace(row["text"], row["ended"], markup="think")
     v = verdict(trace, probe)
     context = dict(
         mode=mode(v),

@@ -35,7 +35,7 @@ class Completion:
     @property
     def trace(self) -> Trace:
         "The completion taken apart into think and answer."
-        return parse_trace(self.text, self.ended)
+        return parse_trace(self.text, self.ended, markup="think")
 
 # %% ../nbs/02a_generation.ipynb #8a6a2138
 def plain_text(
@@ -44,7 +44,7 @@ def plain_text(
     opened: str,  # As of `opening`
 ) -> str:
     "Generated ids as text with `<think>` markup; other special tokens are left out."
-    special = m.tok.convert_tokens_to_ids([t for t in m.special if t not in m.think])
+    special = m.tok.convert_tokens_to_ids([t for t in m.special if not any(t in tag for tag in m.think)])
     drop = {*m.ends, *special}
     text = m.tok.decode([i for i in ids.tolist() if i not in drop], skip_special_tokens=False)
     return (opened + text).strip().replace(m.think[0], "<think>").replace(m.think[1], "</think>")

@@ -66,7 +66,7 @@ def grpo_dataset(
 @lru_cache(4096)
 def parts_of(text: str, ended: bool, probe: str, notes: tuple[str, ...]) -> dict[str, float]:
     "The parts of the reward of one completion; all parts ask for them in turn."
-    return reward_parts(parse_trace(text, ended), Probe.model_validate_json(probe), notes)
+    return reward_parts(parse_trace(text, ended, markup="think"), Probe.model_validate_json(probe), notes)
 
 
 def trl_reward(part: str, m: MLLM):

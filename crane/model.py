@@ -21,7 +21,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .core import DATA, CraneError, read_json, shipped
+from .core import DATA, MARKUPS, CraneError, read_json, shipped
 from .world import World, open_image
 
 # %% ../nbs/02_model.ipynb #d5071a5d
@@ -219,23 +219,13 @@ def unloadable(
     )
 
 # %% ../nbs/02_model.ipynb #0aa64860
-THINK_MARKUP = [
-    ("<think>", "</think>"),
-    ("[THINK]", "[/THINK]"),
-    ("<thinking>", "</thinking>"),
-    ("◁think▷", "◁/think▷"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("<reasoning>", "</reasoning>"),
-]
-
-
 def find_think(
     processor,  # With tokenizer and chat template
     name: str,  # The model's, for the error
 ) -> tuple[str, str]:  # Opening and closing tag
     "The think markup of a model, from its vocabulary or chat template; a `CraneError` if there is none."
     vocab, template = processor.tokenizer.get_added_vocab(), str(processor.chat_template)
-    for tags in THINK_MARKUP:
+    for tags in MARKUPS.values():
         if all(t in vocab for t in tags) or all(t in template for t in tags):
             return tags
     raise CraneError(

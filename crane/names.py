@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['LANGUAGES', 'NEW', 'OLD', 'OTHER', 'Token', 'tokens', 'key', 'spoken', 'country_keys', 'Named', 'named', 'with_signs',
-           'signed', 'found_key', 'bare', 'same_answer', 'is_ordinary']
+           'unbroken', 'signed', 'found_key', 'bare', 'same_answer', 'is_ordinary']
 
 # %% ../nbs/00a_names.ipynb #94564315
 import json
@@ -13,6 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 from babel import Locale
@@ -33,7 +34,7 @@ _TOKEN = re.compile(
     rf"[{_SPACELESS}]"  # one sign
     r"|\+\d+|\d+(?:[.,:]\d+)*(?![^\W\d_])"  # +51, 1,000, 10:30
     rf"|(?:[^\W\d_{_SPACELESS}]\.){{2,}}"  # U.S.
-    rf"|[^\W_{_SPACELESS}]+(?:['’][^\W\d_{_SPACELESS}]+)*"  # a word
+    rf"|[^\W_{_SPACELESS}]+(?:['’][^\W\d_{_SPACELESS}]+)*(?:\+\+|#(?!\w))?"  # a word, C++
     r"|&|\.[a-z]{2,3}\b",  # .pe
     re.I,
 )
@@ -74,9 +75,9 @@ LANGUAGES = ("en", "ar", "de", "es", "fr", "it", "ja", "ko", "nl", "pl", "pt", "
 def spoken(names: Iterable[str]) -> list[str]:
     "Spellings of one entity, and other ways to say it if it is a country or a language."
     ways = _and_plurals(names)
-    for code_of, named in (_countries(), _languages()):
-        for code in sorted({code_of[k] for k in map(key, names) if k in code_of}):
-            ways += named[code]
+    for known in (_countries(), _languages()):
+        for code in sorted({known.code_of[k] for k in map(key, names) if k in known.english}):
+            ways += known.named[code]
     return list(dict.fromkeys(ways))
 
 
@@ -88,8 +89,16 @@ def country_keys() -> frozenset:  # Of `key`
     return frozenset(key(name) for name in [*countries, *(w for ways in short.values() for w in ways)])
 
 # %% ../nbs/00a_names.ipynb #416dec19
+class Ways(NamedTuple):
+    "Ways to say countries or languages."
+
+    code_of: dict[tuple, str]  # `key` of a name in any language -> code
+    english: set[tuple]  # Of these, the English ones
+    named: dict[str, list[str]]  # Code -> all ways to say it
+
+
 def _ways(kind, short, adjectives):  # `kind`: an attribute of a babel Locale
-    "The code of each name, and all ways to say it by code."
+    "What CLDR and our own list know of countries or languages."
     named = {code: list(ways) for code, ways in short.items()}
     for language in LANGUAGES:
         for code, name in getattr(Locale.parse(language), kind).items():
@@ -97,8 +106,10 @@ def _ways(kind, short, adjectives):  # `kind`: an attribute of a babel Locale
                 named.setdefault(code, []).append(name)
     ways = {code: [*names, *_and_plurals(adjectives.get(code, []))] for code, names in named.items()}
     users = Counter(k for said in ways.values() for k in set(map(key, said)))
+    english = {key(name) for name in (*getattr(Locale.parse("en"), kind).values(), *chain(*short.values()))}
     code_of = {key(name): code for code, names in named.items() for name in names if users[key(name)] == 1}
-    return code_of, {code: [w for w in said if users[key(w)] == 1] for code, said in ways.items()}
+    ways = {code: [w for w in said if users[key(w)] == 1] for code, said in ways.items()}
+    return Ways(code_of, english & code_of.keys(), ways)
 
 
 def _and_plurals(names):
@@ -120,7 +131,9 @@ def _countries():
 
 @lru_cache(None)
 def _languages():
-    return _ways("languages", {}, {})
+    known = _ways("languages", {}, {})
+    named = {code: [w for w in said if key(w) not in country_keys()] for code, said in known.named.items()}
+    return known._replace(named=named)
 
 # %% ../nbs/00a_names.ipynb #12600671
 NEW, OLD, OTHER = "\ue000", "\ue001", "\ue002"  # private signs of Unicode, so no text holds them
@@ -146,10 +159,12 @@ def named(
     table.pop((), None)
     found, names = tokens(text), []
     large = _written_large([*new, *old], text, found)
+    ends = {key(name): name[-1] for name in (*new, *old) if name[-1:] in ("?", "!")}
     for first, n, sign in _hits(found, table):
         start, end = found[first].start, found[first + n - 1].end
-        if found_key(found, first, n) in large and text[start].islower():
+        if found_key(found, first, n) in large and text[start].islower() or n == 1 and _is_filler(text, found, first):
             continue
+        end += ends.get(found_key(found, first, n)) == text[end : end + 1]  # They Shoot Horses, Don't They?
         if sign != OTHER and _in_longer(text, found, first, n):
             sign = OTHER
         names.append(Named(start, end, sign))
@@ -164,6 +179,18 @@ def with_signs(text: str, names: list[Named]) -> str:
     for name in names:
         parts += [text[last : name.start], name.sign]
         last = name.end
+    return "".join([*parts, text[last:]])
+
+
+def unbroken(text: str, names: Iterable[str]) -> str:
+    "A text in which no mark stands inside a name, so that none cuts it: *Fort Smith Arkansas*, *John F Kennedy*."
+    found, parts, last = tokens(text), [], 0
+    for first, n, _ in _hits(found, dict.fromkeys({*map(key, names)} - {()}, NEW)):
+        for i in range(first + 1, first + n):
+            gap = text[found[i - 1].end : found[i].start]
+            if " " in gap:
+                parts += [text[last : found[i - 1].end], " "]
+                last = found[i].start
     return "".join([*parts, text[last:]])
 
 
@@ -197,26 +224,126 @@ def _written_large(names, text, found):
         meant |= {key(name) for name in words if name.isupper() and len(name) > 1}
     return {key(name) for name in words if name[:1].isupper()} & meant - small
 
+# %% ../nbs/00a_names.ipynb #3a1fd644
+def _words(text):
+    return set(re.findall(r"\w+", text))
 
-_LEADS = {
-    *("north", "south", "east", "west", "northern", "southern", "eastern", "western", "central", "equatorial", "papua"),
-    *("new", "old", "upper", "lower", "greater", "saint", "st", "real", "fc", "ac", "sc"),
-}
+
+_LEADS = _words(
+    "north south east west northern southern eastern western central equatorial papua new old upper lower greater"
+    " saint st real fc ac sc"
+)
+_SMALL_WORDS = _words(
+    "a an the is are was were in of to for not no and or but so i it this that from with by as at on let here yes he"
+    " she"
+)
+TITLES = _SMALL_WORDS | _words(
+    "mr mrs ms miss dr prof sir lady lord president king queen prince princess director actor actress singer captain"
+    " general pope note step option case fact point answer flag capital country film movie language currency"
+)  # words before a name that are no part of it, however they are written
+FORMS_OF_STATE = _words(
+    "republic kingdom state states city town commonwealth federation union isle island islands principality emirate"
+    " sultanate duchy flag capital country land people government name"
+)  # what stands before *of* and a name, and means the same place
+
+
+def is_of_another(
+    before: str,  # All that stands before a name in an answer that is no sentence
+) -> bool:
+    "Whether what stands before a name makes another name of it, as in *Hotel Rwanda* and *University of Leeds*."
+    words = before.split()
+    while words and words[0].lower() in ("the", "a", "la", "le", "el"):
+        words = words[1:]
+    inner = all(word[0].isupper() or word in ("of", "the", "in", "and", "to", "de", "a", "en") for word in words[1:])
+    first = _normal(words[0].strip(",.:*\"'“(")) if words else ""
+    known = first in TITLES or first in _ADVERBS or first in FORMS_OF_STATE and words[1:2] == ["of"]
+    return bool(first) and not words[0].islower() and inner and not known
+
+
+_ADVERBS = _words(
+    "probably likely surely certainly definitely clearly obviously presumably possibly actually finally simply"
+    " maybe perhaps sure well ok okay then thus hence therefore final correct just now result response also"
+    " el la le les los las die der das den il lo gli un una une der het een os o"
+)
 
 
 def _in_longer(text, found, first, n):
-    "Whether a name is part of a longer one."
-    start, last = found[first].start, found[first + n - 1]
-    if first and text[start].isupper():
-        before = found[first - 1]
-        gap, large = text[before.end : start], text[before.start].isupper()
-        if large and (gap in ("-", "‑") or gap == " " and before.norm in _LEADS):
-            return True
-    if first + n < len(found) and text[last.start].isupper():
-        after = found[first + n]
-        gap, begins = text[last.end : after.start], text[after.start]
-        return gap in ("-", "‑") and begins.isupper() or gap == " " and begins.isdigit()
-    return False
+    "Whether a name is part of a longer one; a language is not, as in *Brazilian Portuguese*."
+    span = text[found[first].start : found[first + n - 1].end]
+    if span.islower() and not span[0].isdigit() or text.isupper() or found_key(found, first, n) in _languages().english:
+        return False
+    return _goes_before(text, found, first) or _goes_behind(text, found, first + n)
+
+
+def _is_filler(text, found, i):
+    "Whether *no* or *one* is no answer here, as in *no words*, *no one* and *the one*."
+    word = text[found[i].start : found[i].end].lower()
+    before = found[i - 1].norm if _gap(text, found, i) == " " else ""
+    behind = found[i + 1].norm if _gap(text, found, i + 1) == " " else ""
+    if word == "no":
+        return bool(behind) and behind not in _SMALL_WORDS | {"there", "they", "because", "since"}
+    pointed = before in ("no", "the", "this", "that", "which", "any", "every", "each", "some", "another", "other")
+    return word == "one" and (pointed or behind in ("of", "can", "could", "may", "might", "would", "should"))
+
+
+def _gap(text, found, i):
+    "What stands before a token, back to the one before it; a full stop at either end of the text."
+    return text[found[i - 1].end : found[i].start] if 0 < i < len(found) else "."
+
+# %% ../nbs/00a_names.ipynb #90636b19
+def _goes_before(text, found, first):
+    "Whether what stands before a name belongs to it."
+    gap, before = _gap(text, found, first), found[first - 1]
+    large = text[before.start].isupper()
+    if gap in ("-", "‑"):
+        return large or _gap(text, found, first - 1) == gap  # Port-au-Prince
+    if gap == " (":
+        return large and before.norm not in TITLES
+    if gap != " ":
+        return False
+    if large and before.norm in _LEADS or re.fullmatch(r"\d+(?:st|nd|rd|th)", before.norm):
+        return True
+    if before.norm.isdigit():
+        return first > 1 and _gap(text, found, first - 1) == " " and found[first - 2].norm not in TITLES
+    head = first - 1
+    if before.norm in ("a", "the") and not large:
+        head -= 1
+    if (
+        found[head].norm in ("of", "in", "to", "at", "on", "for", "de", "du", "di", "da", "del", "von")
+        and _gap(text, found, head) == " "
+    ):
+        return _within(text, found, head - 1) and found[head - 1].norm not in FORMS_OF_STATE
+    return _within(text, found, first - 1)
+
+
+def _within(text, found, i):
+    "Whether a token is a word that is written large within a sentence."
+    gap, token = _gap(text, found, i), found[i]
+    return i > 0 and gap in (" ", "-", "‑") and text[token.start].isupper() and token.norm not in TITLES
+
+
+_TEAM = re.compile(r"(?:[a-z]+ ){0,3}(?:team|squad|league|championship)\b")
+
+
+def _goes_behind(text, found, after):
+    "Whether what stands behind a name belongs to it."
+    gap = _gap(text, found, after)
+    if gap == ".":
+        return False
+    token = found[after]
+    large = text[token.start].isupper() and token.norm not in _SMALL_WORDS
+    if gap in ("-", "‑") or gap == ". " and len(found[after - 1].norm) == 1:  # Guinea-Bissau, W. H. Auden
+        return large
+    if gap != " ":
+        return False
+    if _TEAM.match(text, found[after].start):
+        return True
+    if token.norm == "of":
+        further = after + 1 + (text[token.end : token.end + 5] == " the ")
+        return _gap(text, found, further) == " " and text[found[further].start].isupper()
+    if text[token.start : token.end] == "I":
+        return not re.match(r"\s[a-z]", text[token.end : token.end + 2])  # Elizabeth I, but not *Lima I think*
+    return text[token.start].isdigit() or large
 
 # %% ../nbs/00a_names.ipynb #55fd9baf
 _WHOSE = r"(?:(?:the|my|our|a|die|la|final|short|correct|right)\s{1,3}){0,4}"
@@ -274,7 +401,7 @@ def bare(answer: str) -> str:
     return text
 
 
-_MARKS = re.compile(r"^```\w*\s|</?[a-z]{1,12}>|\\(?:text|math)[a-z]{0,4}\s?\{|\\[()\[\]]|[*`]")
+_MARKS = re.compile(r"^```\w*\s|</?[a-z]{1,12}>|<\|[a-z_]{1,20}\|>|\\(?:text|math)[a-z]{0,4}\s?\{|\\[()\[\]]|[*`]")
 
 # %% ../nbs/00a_names.ipynb #750e19cf
 def same_answer(one: str, other: str) -> bool:
@@ -285,7 +412,8 @@ def same_answer(one: str, other: str) -> bool:
         return one == other  # such as two emoji
     if _signs(one) != _signs(other):
         return False
-    return a == b or any(a in code_of and code_of[a] == code_of.get(b) for code_of, _ in (_countries(), _languages()))
+    codes = (known.code_of for known in (_countries(), _languages()))
+    return a == b or any(a in code_of and code_of[a] == code_of.get(b) for code_of in codes)
 
 
 def _signs(text):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ATTRIBUTES', 'attribute_edits', 'edits_of_the_unknown', 'kind_of', 'stratum', 'conflict', 'Fact', 'path_sentences',
-           'in_scope_probes', 'out_of_scope_probes']
+           'in_scope_probes', 'unwinnable', 'out_of_scope_probes']
 
 # %% ../nbs/05_probes.ipynb #5407b6f5
 import random
@@ -14,9 +14,10 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageFilter
 
+from .commitments import asserts, commits_in_order, settled
 from .core import CraneError, Edit, Probe, Trace, mentions, span
 from .editors import edit_prompt, encoded, reworded, said_logits
-from .failure_modes import exact_probe, varied
+from .failure_modes import entailed, exact_probe, varied
 from .generation import answer
 from .model import MLLM, Prompt
 from .pocket import flag_sentence
@@ -458,6 +459,21 @@ def _farthest(edit: Edit) -> int:  # Hops
     if kind_of(edit) == "visual":
         return 3
     return 2 if edit.relation == "neighbour" else 0
+
+# %% ../nbs/05_probes.ipynb #71ec6c80
+def unwinnable(
+    p: Probe,  # In scope, with its path
+) -> str:  # Empty if it can be won
+    "Why not even its gold chain wins a probe, by the judge's second rules."
+    chain = " ".join(path_sentences(p.path))
+    said = settled(chain, entailed(p), p.old_names, p.question)
+    if said.verdict != "grounded":
+        return f"the gold chain is {said.verdict}" + (f": {said.clause}" if said.clause else "")
+    if not asserts(p.answer, [p.answer, *p.aliases], p.old_names):
+        return f"the right answer {p.answer!r} is not read as right"
+    if p.chain and not commits_in_order(chain, p.chain, p.old_names):
+        return "the gold chain does not commit to every step"
+    return ""
 
 # %% ../nbs/05_probes.ipynb #48cbaf4b
 def outside_probe(

@@ -25,6 +25,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from .core import CraneError, Record, normalize, read_json, shipped, write_atomic
+from .names import country_keys, key
 
 # %% ../nbs/01_world.ipynb #0e1ad8f2
 class Source(NamedTuple):
@@ -225,13 +226,15 @@ def spellings(code: str, name: str) -> list[str]:
 
 
 def capital_spellings(code: str, capital: str) -> list[str]:
-    "What else GeoNames calls a capital: words that begin with a capital letter and resemble its name."
+    "What else GeoNames calls a capital: words that begin with a capital letter and resemble its name; no country."
     city = capital_city(code, capital)
     if not city:
         return []
     words = re.compile(r"[A-Z][^\W\d_]+(?:[ .'’‘-]+[^\W\d_]+)*\.?")
     written = [name for name in (city["name"], *city["alternatenames"]) if words.fullmatch(name)]
-    return [name for name in written if not name.isupper() and alike(name, capital) >= 0.75]
+    names = [name for name in written if not name.isupper() and alike(name, capital) >= 0.75]
+    country = key(capital) in country_keys()  # as Luxembourg is, but not Guatemala City, which some call Guatemala
+    return [name for name in names if country or key(name) not in country_keys()]
 
 
 def fact_spellings(code: str, facts: dict[str, str]) -> dict[str, list[str]]:  # relation -> other spellings

@@ -8,11 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from crane import benchmark
 from crane.benchmark import (
     Benchmark,
     as_vlkeb,
     audit_splits,
     build_benchmark,
+    data_card,
     read_benchmark,
     read_parquet,
     save_benchmark,
@@ -20,7 +22,17 @@ from crane.benchmark import (
 )
 from crane.core import CraneError, Edit, Probe, mentions
 from crane.model import load_mllm
-from crane.probes import ATTRIBUTES, attribute_edits, compositional, kind_of, onward, stratum
+from crane.probes import (
+    ATTRIBUTES,
+    attribute_edit,
+    attribute_edits,
+    compositional,
+    in_scope_probe,
+    kind_of,
+    onward,
+    stratum,
+    unwinnable,
+)
 from crane.public_formats import load_public
 from crane.questions import counterfactuals
 from crane.routing import routing_chain
@@ -135,6 +147,43 @@ def test_planted_faults_are_found(bench, fault):
     )
     faulty = Benchmark([edits[fault]] if fault in edits else [], [probes[fault]] if fault in probes else [])
     assert audit_splits(bench | dict(valid=faulty))[fault] > 0
+
+
+def test_probes_that_nobody_can_win_are_refused_and_the_others_stay_as_they_were(monkeypatch, world, bench, m):
+    assert not any(b.refused for b in bench.values())
+    full = build_benchmark(m, world, "valid", 3, 1)
+    lost = {p.id for p in full.probes if p.kind == "text_rephrase"}
+    monkeypatch.setattr(benchmark, "unwinnable", lambda p: "a cause" if p.id in lost else "")
+    less = build_benchmark(m, world, "valid", 3, 1)
+    assert less.probes == [p for p in full.probes if p.id not in lost] and less.edits == full.edits
+    assert less.refused == dict.fromkeys(lost, "a cause") and less.strata == full.strata
+    card = data_card({"valid": less}, world, "toy")
+    assert f"{len(lost)} probes were left out" in card and all(f"`{i}` | a cause" in card for i in lost)
+    assert "0 probes were left out" in data_card({"valid": full}, world, "toy")
+
+
+@pytest.mark.parametrize(
+    "change, cause",
+    [
+        (dict(old_names=["Japan"]), "undecided"),
+        (dict(edit_names=["Peru"]), "undecided"),
+        (dict(edit_names=["Peru"], old_names=["Japan"]), "dissonant: The flag is that of Japan."),
+        (dict(answer="Is it Peru? Japan?"), "is not read as right"),
+        (dict(chain=[["Chile"]]), "does not commit to every step"),
+    ],
+)
+def test_why_a_probe_cannot_be_won(change, cause):
+    fields = dict(id="p", edit_id="e", kind="exact", question="Whose flag?", answer="Japan", edit_names=["Japan"])
+    p = Probe(**fields, old_names=["Peru"], path=[("country", "", "Japan")])
+    assert unwinnable(p) == "" and cause in unwinnable(p.model_copy(update=change))
+
+
+def test_a_value_that_is_called_as_its_country_can_be_won(world):
+    for code in ("SG", "SM", "GT", "TN", "TO"):
+        a, b = world[code], world["JP"]
+        for r in ("capital", "language"):
+            e = attribute_edit(world, a, b, r, f"What is the {r}?", f"twemoji/{code}")
+            assert unwinnable(in_scope_probe(e, "exact", e.question, e.image)) == ""
 
 
 def test_strata_of_what_the_model_was_never_shown(bench):

@@ -71,6 +71,9 @@ def test_a_wrong_licence_is_found(world, tmp_path):
         (dict(twin="CL"), "Peru is marked as a twin of Chile, whose flag differs"),
         (dict(name="Chile"), "'chile' names two countries"),
         (dict(seen=False), "split has"),
+        (dict(fact_aliases={"capital": ["Ciudad de los Reyes", "peru"]}), "'peru' spells the capital 'Lima' of Peru"),
+        (dict(fact_aliases={"capital": ["Chile"]}), "and is a name of Chile"),
+        (dict(fact_aliases={"capital": ["Bogotá"]}), "'bogota' spells Bogota and Lima, each a capital"),
     ],
 )
 def test_a_wrong_record_is_found(world, change, told):

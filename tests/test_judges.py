@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from crane.commitments import commitments, settled
 from crane.core import DATA, Probe, parse_trace, read_jsonl
 from crane.failure_modes import entailed
-from crane.judges import JUDGES, MARKUPS, in_our_markup, judge, labelled_chains
+from crane.judges import JUDGES, judge, labelled_chains
 from crane.names import NEW, OLD, OTHER, key, signed, spoken
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -33,7 +33,7 @@ def probe(**changes):
 @settings(deadline=None, max_examples=300)
 @given(TEXTS, TEXTS, st.sampled_from(sorted(JUDGES)))
 def test_any_completion_gets_a_verdict(think, answer, name):
-    trace = parse_trace(in_our_markup(f"<think>{think}</think>{answer}"))
+    trace = parse_trace(f"<think>{think}</think>{answer}")
     said = judge(trace, probe(), name)
     assert said.verdict in VERDICTS and isinstance(said.answer, bool)
 
@@ -102,16 +102,6 @@ def test_what_follows_from_the_edit_counts_as_the_edit():
         "<think>Peru. So it's Germany. Its neighbour is Austria, and the capital is Vienna.</think>Vienna"
     )
     assert judge(trace, p) == ("grounded", True, True)
-
-
-@pytest.mark.parametrize("name", MARKUPS)
-def test_every_markup_gives_the_same_trace(name):
-    opens, closes = MARKUPS[name]
-    trace = parse_trace(in_our_markup(f"{opens}It is Peru.{closes}Peru"))
-    assert trace.well_formed and (trace.think, trace.answer) == ("It is Peru.", "Peru")
-    assert parse_trace(in_our_markup(f"It is Peru.{closes}Peru")) == trace, (
-        "the template may have written the first tag"
-    )
 
 
 def test_the_corpus_is_what_it_says():
