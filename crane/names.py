@@ -54,7 +54,12 @@ def key(name: str) -> tuple[str, ...]:
 # %% ../nbs/00a_names.ipynb #c4510fbd
 _PLAIN = str.maketrans(dict(ł="l", ø="o", đ="d", ß="ss", æ="ae", œ="oe", ı="i", þ="th", ð="d") | {"’": "'", "ʻ": "'"})
 _NUMBERS = re.findall(r"\w+", "zero one two three four five six seven eight nine ten eleven twelve")
-_WORDS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {"hundred": "100", "thousand": "1000", "&": "and"}
+_WORDS = {word: str(i) for i, word in enumerate(_NUMBERS)} | {
+    "hundred": "100",
+    "thousand": "1000",
+    "&": "and",
+    "saint": "st",
+}
 
 
 @lru_cache(1 << 16)
