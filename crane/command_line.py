@@ -414,7 +414,7 @@ def moved(old: list[dict], new: list[dict]) -> list[str]:  # One line each; reco
 
 
 def _row_name(r):
-    split = "".join(f", {k} {v}" for k, v in r["split"].items() if k not in ("seconds", "edits"))
+    split = "".join(f", {k} {v}" for k, v in r["split"].items() if k not in ("seconds", "edits", "protocol"))
     return f"{r['id']} {r['method']} {r['metric']}{split}"
 
 
@@ -543,8 +543,10 @@ def print_evaluation(
     out: Path,
     max_new_tokens: int,
 ) -> None:
-    "Print the metrics of an evaluation, where its files are, and whether answers were cut."
+    "Print the metrics of an evaluation, GS with its judge, where the files are, and what was cut or left unread."
     for r in results:
+        if (r["id"], r["metric"]) == ("T1", "GS"):
+            continue  # printed with its judge
         value, low, high = (100 * r[k] for k in ("value", "lo", "hi"))
         print(f"{r['method']:<18}{r['metric']:<26}{value:6.1f} [{low:.1f}, {high:.1f}]  n={r['n']}")
     print(f"traces and results: {os.path.relpath(out)}")
@@ -554,6 +556,10 @@ def print_evaluation(
         print(
             f"note: {answers} were cut at {max_new_tokens} tokens, which counts as ill-formed: raise --max-new-tokens."
         )
+    unread = [r for r in results if r["metric"] == "unread" and r["value"]]
+    for r in unread:
+        count = f"{r['value'] * r['n']:.0f} of {r['n']} replies about {r['method']}"
+        print(f"note: no verdict was found in {count}, which count as not grounded: read second.jsonl.")
 
 # %% ../nbs/12_command_line.ipynb #0e1bd79d
 EVALUATION_KEPT = "Every trace is kept, and the same command goes on from there."
@@ -579,6 +585,17 @@ LengthCap = Annotated[
     int,
     typer.Option("--max-new-tokens", min=1, help="length cap of an answer; a large thinking model needs thousands"),
 ]
+Judge = Annotated[
+    str,
+    typer.Option(
+        "--judge",
+        help="address of a server that speaks the OpenAI protocol, whose model gives a second opinion; "
+        "its key is read from OPENAI_API_KEY",
+    ),
+]
+Correct = Annotated[
+    bool, typer.Option("--correct", help="also print Grounded Success corrected for the errors of its judge")
+]
 
 # %% ../nbs/12_command_line.ipynb #cdbc19ef
 @app.command("evaluate")
@@ -595,20 +612,19 @@ def evaluate_command(
     out: Annotated[Path, typer.Option("--out", help="folder of the traces and results")] = Path("evaluation"),
     seed: int = 0,
     max_new_tokens: LengthCap = 128,
-    judge: Annotated[
-        str, typer.Option("--judge", help="address of a second scorer that speaks the OpenAI protocol")
-    ] = "",
-    judge_model: Annotated[str, typer.Option("--judge-model")] = "",
+    judge: Judge = "",
+    judge_model: Annotated[str, typer.Option("--judge-model", help="its name there")] = "",
+    correct: Correct = False,
 ):
     "Evaluate a model and a method, and print its metrics with 95 % intervals."
     with told(EVALUATION_KEPT):
-        import pandas as pd
-
-        from crane.evaluation import endpoint, second_opinion
-        from crane.protocol import evaluate
+        from crane.judges import served_judge
+        from crane.protocol import evaluate, judged_results
         from crane.public_files import missing_images
-        from crane.tables import agreement_table
 
+        if judge and not judge_model:
+            raise CraneError(f"--judge {judge} serves models by name: say by --judge-model which of them judges.")
+        by = served_judge(judge, judge_model) if judge else None
         world, records = asked(data, split, format, images)
         m = evaluated_model(method, model, max_new_tokens)
         edits = records.edits[: limit or None]
@@ -618,9 +634,5 @@ def evaluate_command(
             first = f"the first because {lost[0].what}: give their folder by --images."
             raise CraneError(f"{len(lost)} pictures cannot be used, {first}")
         scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed)
-        results = read_json(out / "results.json")
-        if judge:
-            judged = second_opinion(scored, probes, endpoint(judge, judge_model))
-            results += agreement_table(pd.DataFrame(judged))
-            write_json(out / "results.json", results)
+        results = judged_results(scored, probes, out, by, correct)
         print_evaluation(results, scored, out, max_new_tokens)

@@ -44,8 +44,8 @@ _SUPPOSES = re.compile(
     re.I,
 )
 _SEEN = cue(
-    "looks like, look like, looks to, appears, appear, seems, seem, resembles, reminds, at first, on first, first "
-    "impression, first thought, first guess, first idea, first instinct, visually, my eyes, to my eye, took it "
+    "looks like, look like, looks to, appears, appear, seems, seem, resembles, resemble, reminds, at first, on first, "
+    "first impression, first thought, first guess, first idea, first instinct, visually, my eyes, to my eye, took it "
     "for, i'd have said, i'd have guessed, i'd have called, would have said, would have guessed, i thought, "
     "instinct*, gut, spontaneously, initially, association, comes to mind, come to mind, auf den ersten blick, "
     "sieht aus, parece, a primera vista, me viene a la cabeza, semble, à première vue, vient à l'esprit, на "
@@ -114,7 +114,7 @@ _TAKES_IT = re.compile(
 _RULES = re.compile(
     rf"(?:{_NOTE})[^.;:]{{0,25}}?\b(?:appl(?:y|ies)|overrides?|overrul\w+|decides?|settles?|wins?|prevails?|counts?"
     r"|stands?|holds?|takes? (?:precedence|priority)|puts? me right|establish\w*|makes? (?:it|this)"
-    r"|(?:is|are) (?:authoritative|binding|right|correct|true|valid|my source|the premise))\b",
+    r"|(?:is|are) (?:authoritative|binding|relevant|right|correct|true|valid|my source|the premise))\b",
     re.I,
 )
 _AGREES = cue(
@@ -305,6 +305,8 @@ def _of_both(clause, asked, alone, note):
             return side
         if re.search(rf"(?:takes?|taken) {other}['’]?s? place|replac\w+ {other}", clause):
             return side
+    if re.search(rf"\b(?:of|in|for) {_SMALL}{NEW}\W*{_IS}\W*{_SMALL}{OLD}\W*$", clause, re.I):
+        return _AGAINST
     if _OF_THE_OLD.search(clause):
         return FIRM
     if _SEEN.search(clause) or _BEFORE.search(clause):

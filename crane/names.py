@@ -45,9 +45,10 @@ def tokens(text: str) -> list[Token]:
     return [Token(_normal(m[0]), m.start(), m.end()) for m in _TOKEN.finditer(text)]
 
 
+@lru_cache(1 << 14)
 def key(name: str) -> tuple[str, ...]:
     "The normal forms of a name's tokens, without an article."
-    name = re.sub(r"^\s*(?:(?:the|an?)\s+)+(?=\w)", "", name, flags=re.I)
+    name = re.sub(r"^\s*(?:(?:the|an?)\s+)+(?=\w|[-+$€£]\d)", "", name, flags=re.I)
     return tuple(t.norm for t in tokens(name))
 
 # %% ../nbs/00a_names.ipynb #c4510fbd
@@ -348,8 +349,10 @@ def _goes_behind(text, found, after):
 _WHOSE = r"(?:(?:the|my|our|a|die|la|final|short|correct|right)\s{1,3}){0,4}"
 _ANSWER = r"(?:answer|antwort|respuesta|réponse|risposta|ответ)"
 _SO = r"(?:(?:so|thus|hence|therefore|then|and|well|ok|okay)\b,?\s{1,3})?"
+_COMES = r"[ \t]{0,3}(?:(?:is|ist|es|est|è)\b:?|[:：\n])"
 _MARKED = re.compile(
-    rf"(?:^|(?<=[\n.!?]))[\s>#_-]{{0,12}}{_SO}{_WHOSE}{_ANSWER}\s{{0,3}}(?:(?:is|ist|es|est|è)\b:?|[:：])|答案是|答えは",
+    rf"(?:^|(?<=[\n.!?]))[\s>#_-]{{0,12}}{_SO}{_WHOSE}{_ANSWER}(?: to (?:the|this|your) question)?{_COMES}"
+    r"|答案是|答えは",
     re.I,
 )
 _IT_IS = re.compile(
@@ -379,8 +382,8 @@ def _of_json(text):
 
 def _of_box(text):
     "What stands in a box, if one box ends the answer and no denial comes before it."
-    before, _, behind = text.rpartition("\\boxed")
-    inner = re.fullmatch(r"\s{0,4}\{(.*)\}[\s.$)\]\\]{0,12}", behind, re.S)
+    before, box, behind = text.rpartition("\\boxed")
+    inner = box and re.fullmatch(r"\s{0,4}\{(.*)\}[\s.$)\]\\]{0,12}", behind, re.S)
     denied = re.search(r"(?:\bnot|\bnever|\bno|n['’]t)\b[^.!?\n]*$", before[-80:], re.I)
     return inner[1] if inner and not denied and "\\boxed" not in before else text
 

@@ -4,7 +4,11 @@ Tests of a file stay with one worker, for they share models, worlds and a site; 
 """
 
 import fcntl
+import json
 import os
+import threading
+from contextlib import ExitStack, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -52,3 +56,50 @@ def checkpoint_of(made_once):
     from families import FAMILIES  # with all of torch
 
     return lambda name: made_once(name, FAMILIES[name])
+
+
+class ChatHandler(BaseHTTPRequestHandler):
+    "Just enough of the OpenAI protocol; `reply` makes a text of a prompt, or a status and a body, or nothing."
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(asked | dict(path=self.path, key=self.headers["Authorization"]))
+        said = self.server.reply(asked["messages"][0]["content"])
+        if said is None:
+            self.close_connection = True  # hangs up
+            return
+        status, body = (200, self.completion(said, asked["model"])) if isinstance(said, str) else said
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json" if isinstance(body, dict) else "text/html")
+        body = (json.dumps(body) if isinstance(body, dict) else body).encode()
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def completion(self, text, model):
+        choice = dict(index=0, finish_reason="stop", message=dict(role="assistant", content=text))
+        usage = dict(prompt_tokens=1, completion_tokens=1, total_tokens=2)
+        return dict(id="x", object="chat.completion", created=0, model=model, choices=[choice], usage=usage)
+
+    def log_message(self, *a):
+        pass
+
+
+@contextmanager
+def chat(reply):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), ChatHandler)
+    server.reply, server.asked = reply, []
+    server.url = f"http://127.0.0.1:{server.server_port}/v1"
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def chat_server():
+    "A function from a `reply` to a running server with a `url`, and the requests it was `asked`."
+    with ExitStack() as stack:
+        yield lambda reply: stack.enter_context(chat(reply))

@@ -52,6 +52,7 @@ settings = configparser.ConfigParser()
 settings.read(root / "settings.ini")
 settings = settings["DEFAULT"]
 pyproject = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+extras = pins(sum(pyproject["optional-dependencies"].values(), []))
 
 
 def cells(path, kind):
@@ -73,6 +74,7 @@ def test_direct_dependencies_have_the_same_pins():
     assert pins(pyproject["dependencies"]) == direct, "settings.ini and pyproject.toml must list the same requirements"
     assert direct == {n: lock.get(n) for n in direct}, "run 'python scripts/pins.py'"
     assert len(direct) == len(settings["requirements"].split()), "every requirement needs an exact pin"
+    assert extras == {n: lock.get(n) for n in extras}, "the lock holds the extras, so that their tests run"
 
 
 def test_the_installed_packages_are_the_pinned_ones():
@@ -87,7 +89,7 @@ def test_every_import_is_a_direct_dependency():
         for path in (root / folder).glob("*.py"):
             names |= {n.split(".")[0] for n in imports(path.read_text())}
     third = {norm(where[n][0]) for n in names - set(sys.stdlib_module_names) - {"crane"} if n in where}
-    assert third <= {norm(n) for n in pins(settings["requirements"].split())}
+    assert third <= {*pins(settings["requirements"].split()), *extras}
 
 
 def test_imports_point_to_earlier_stages():

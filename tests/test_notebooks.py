@@ -33,9 +33,9 @@ READS = {  # notebook -> stages of which it takes what ships
     "09_evaluation": ["03a_mend", "03b_memory_editors", "05a_benchmark", "06c_retrieval", "07a_sft", "08_grpo"],
     "09a_tables": ["05a_benchmark", "06c_retrieval", "09_evaluation"],
     "09b_protocol": ["05a_benchmark"],
-    "10_report": ["02b_pocket", "09_evaluation", "09a_tables"],
+    "10_report": ["02b_pocket", "04a_judges", "09_evaluation", "09a_tables"],
     "10a_figures": ["04_failure_modes", "07a_sft", "08_grpo", "09_evaluation", "09a_tables"],
-    "10b_ledger": ["02b_pocket", "09a_tables"],
+    "10b_ledger": ["02b_pocket", "04a_judges", "09a_tables"],
     "add_a_method": ["05a_benchmark"],
     "add_a_metric": ["09_evaluation"],
 }

@@ -9,9 +9,8 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +25,6 @@ from crane.benchmark import load_benchmark, read_benchmark
 from crane.command_line import app, touched_up
 from crane.core import CraneError, Probe, parse_trace, read_json, read_jsonl, sha256_file, write_json
 from crane.evaluation import (
-    endpoint,
     independence,
     judge,
     ood_questions,
@@ -35,18 +33,24 @@ from crane.evaluation import (
     second_opinion,
     words_only,
 )
-from crane.failure_modes import verdict
+from crane.failure_modes import PROTOCOL, verdict
+from crane.judges import labelled_chains, served_judge
 from crane.ledger import ledger
 from crane.model import load_mllm
-from crane.protocol import evaluate
+from crane.names import key, same_answer
+from crane.protocol import evaluate, judged_results
 from crane.report import (
     check_results,
     result_table,
     table_goals,
+    table_growth,
     table_hops,
+    table_independence,
     table_kinds,
     table_main,
+    table_modes,
     table_ood,
+    table_paired,
     table_sequence,
     table_t1,
 )
@@ -54,6 +58,8 @@ from crane.retrieval import all_edits
 from crane.second_domain import load_second_domain
 from crane.tables import (
     IN_SCOPE,
+    INDEPENDENCE,
+    METRICS,
     agreement_table,
     conflict_table,
     goal_table,
@@ -95,6 +101,7 @@ def probes(world, strong):
 
 PROMOTED = dict(T1=table_t1, T2=table_main, T2k=table_kinds, T3=table_hops, T5=table_ood)
 PROMOTED |= dict(T1s=table_sequence, goals=table_goals, ledger=ledger)
+PROMOTED |= dict(T1_modes=table_modes, T1p=table_paired, T4=table_independence, T4n=table_growth)
 
 # ---- scoring again
 
@@ -119,6 +126,10 @@ JUDGED = {
     "broke",
     "grounded",
     "sentence",
+    "refuses",
+    "ignores",
+    "wavers",
+    "answers_old",
 }
 
 
@@ -221,7 +232,8 @@ def test_gs_and_ieu_by_pandas_alone(strong):
     res = pd.DataFrame(read_json(numbers))
     res = res[res.id == "T1"].set_index(["method", "metric"]).value
     d = d[~d.kind.str.contains("locality")]
-    gs = (d.FMT & d.AS & (d.grounded == "yes")).groupby(d.method).mean()
+    over_bridges = d.IEU.isna() | (d.IEU == True)  # noqa: E712 (missing where there is no bridge)
+    gs = (d.FMT & d.AS & (d.grounded == "yes") & over_bridges).groupby(d.method).mean()
     assert ((gs - res.xs("GS", level="metric")[gs.index]).abs() < 1e-9).all()
     about = pd.DataFrame([p.model_dump() for p in strong[1]]).set_index("id")
     d = d.join(about[["answer", "aliases", "chain"]], on="probe_id", suffixes=("", "_wanted"))
@@ -256,6 +268,7 @@ def test_sign_flip_knows_a_difference_from_none():
 
 # ---- metrics cannot be had by tricks
 
+OUT = ["text_locality", "image_locality"]
 NEAR = Probe(id="p", edit_id="e", kind="image_locality", question="Whose flag?", answer="Chile", edit_names=["Japan"])
 
 
@@ -264,6 +277,158 @@ NEAR = Probe(id="p", edit_id="e", kind="image_locality", question="Whose flag?",
 def test_independence_is_neither_drift_nor_leak(a, b):
     v = independence(parse_trace(a), parse_trace(b), NEAR)
     assert v["EI"] == (not v["drift"] and not v["leak"]) and independence(parse_trace(b), parse_trace(b), NEAR)["EI"]
+
+
+FRAMES = [
+    "{}",
+    "{}.",
+    "**{}**",
+    " `{}`\n",
+    "\\boxed{{{}}}",
+    "$$\\boxed{{\\text{{{}}}}}$$",
+    "The answer is {}.",
+    "the correct answer is: {}",
+    "So the answer is {}.",
+    "**Final answer:** {}",
+    "Final Answer: \\boxed{{{}}}.",
+    "The answer to the question is {}.",
+    "### Answer\n{}",
+    "Thinking of it again.\n\n**Answer**: {}",
+    "It is {}.",
+    "It's {}",
+    "This is {}.",
+    '{{"answer": "{}"}}',
+    '```json\n{{"answer": "{}"}}\n```',
+    "{} is the answer.",
+    "<b>{}</b>",
+    "the {}",
+]
+SAID = [
+    "Lima",
+    "Guinea",
+    "Guinea-Bissau",
+    "São Tomé",
+    "St. Gallen",
+    "no",
+    "yes",
+    "two",
+    "-5",
+    "5",
+    "5%",
+    "3/4",
+    "1,000",
+]
+SAID += ["C", "C++", "United States", "German", "Germany", "not Lima", "Lima or Quito", "日本", "10:30", "Spy Kids 2"]
+WORD = st.text("abcdefghijklmnopqrstuvwxyzäéł", min_size=3, max_size=9).filter(lambda w: w not in ("the", "and"))
+ANSWERS = st.sampled_from(SAID) | st.lists(WORD, min_size=1, max_size=3).map(" ".join)
+
+
+def changed(a, b):
+    "Whether independence calls an answer another than the unedited model's."
+    traces = (parse_trace(f"<think>Let me see.</think>{x}") for x in (a, b))
+    return independence(*traces, NEAR)["drift"]
+
+
+def test_no_frame_changes_what_these_say_and_none_makes_two_of_them_one():
+    for a, b, frame in product(SAID, SAID, FRAMES):
+        assert same_answer(frame.format(a), b) == (a == b), (frame, a, b)
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANSWERS, st.sampled_from(FRAMES), st.sampled_from(FRAMES))
+def test_a_frame_is_no_drift(said, frame, other):
+    assert not changed(frame.format(said), other.format(said))
+
+
+@settings(max_examples=300, deadline=None)
+@given(ANSWERS, ANSWERS, st.sampled_from(FRAMES), st.sampled_from(FRAMES))
+def test_another_answer_is_drift_in_any_frame(one, other, frame, another):
+    if not same_answer(one, other):
+        assert changed(frame.format(one), another.format(other))
+    if key(one) != key(other):
+        assert not same_answer(one, other), "none of these is another name of another"
+
+
+@pytest.mark.parametrize(
+    "a, b, same",
+    [
+        ("UK", "The answer is the United Kingdom.", True),
+        ("U.S.", "USA", True),
+        ("Deutschland", "Germany", True),
+        ("Aberdeen F.C.", "aberdeen fc", True),
+        ("Congolese", "Congo", False),
+        ("It isn't Lima", "It is Lima", False),
+        ("I would not say \\boxed{Lima}", "Lima", False),
+        ("\\boxed{Lima} or \\boxed{Quito}", "Quito", False),
+        ('{"answer": "Lima", "sure": "no"}', "Lima", False),
+        ("", "Lima", False),
+        ("The answer is", "The answer is", True),
+    ],
+)
+def test_answers_are_compared_by_what_they_say(a, b, same):
+    assert same_answer(a, b) == same_answer(b, a) == same
+
+
+@pytest.mark.parametrize(
+    "piece", ["\n", "_", "{", "[", "the\n", "answer: ", "it is ", "\\boxed{", "} ", '"', "1,", " is the answer"]
+)
+def test_comparing_long_answers_takes_linear_time(piece):
+    start = time.time()
+    same_answer("a" + piece * (10**6 // len(piece)), piece * 9)
+    assert time.time() - start < 20
+
+
+@pytest.mark.parametrize(
+    "target, text, leaks",
+    [
+        ("no", "<think>There is no other island. It has no king.</think>Chile", False),
+        ("no", "<think>So the answer is no.</think>Chile", True),
+        ("no", "<think>Let me see.</think>No.", True),
+        ("two", "<think>The flag has two stripes and is that of Chile.</think>Chile", False),
+        ("2", "<think>Let me see.</think>The answer is two.", True),
+        ("a red bus", "<think>Behind a red bus stands the thing.</think>Chile", False),
+        ("Guinea", "<think>Guinea-Bissau lies near Equatorial Guinea.</think>Chile", False),
+        ("Guinea", "<think>The note is about Guinea, so it does not apply.</think>Chile", True),
+        ("US", "<think>Let us see.</think>Chile", False),
+        ("US", "<think>The note is about the U.S., so let me see.</think>Chile", True),
+    ],
+)
+def test_a_name_leaks_where_it_stands_and_an_ordinary_word_where_it_is_meant(target, text, leaks):
+    probe = NEAR.model_copy(update=dict(edit_names=[target]))
+    assert independence(parse_trace(text), parse_trace("<think>It is Chile.</think>Chile"), probe)["leak"] == leaks
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["exact", "both_rephrase", *OUT]), st.booleans())))
+def test_joint_success_by_hand(asked):
+    d = pd.DataFrame(asked, columns=["edit_id", "kind", "well"])
+    outside = d.kind.isin(OUT)
+    d = d.assign(method="m", GS=d.well.where(~outside), EI=d.well.where(outside))
+    got = METRICS["joint success"].of(d)
+    want = {}
+    for edit in sorted({e for e, _, _ in asked}):
+        mine = [(kind in OUT, well) for e, kind, well in asked if e == edit]
+        if {out for out, _ in mine} == {True, False}:
+            want[edit] = all(well for _, well in mine)
+    assert dict(zip(got.edit_id, got.joint)) == want
+
+
+def test_rows_of_before_lack_the_new_metrics_and_are_still_counted():
+    row = dict(
+        method="m", edit_id="e", kind="exact", tag="", dissonant=True, AS=False, GS=False, FMT=True, unclear=False
+    )
+    near = dict(method="m", edit_id="e", kind="text_locality", tag="far", FMT=True, EI=True, drift=False, leak=False)
+    d = pd.DataFrame([row, near])
+    lacking = {name for name, metric in (METRICS | INDEPENDENCE).items() if metric.of(d).empty}
+    assert {"refuses", "never mentions", "dissonant, old answer", "a note stands", "EI given a note"} <= lacking
+    assert not {"dissonance", "dissonant, new answer", "joint success", "EI"} & lacking
+
+
+@needs_run
+def test_the_halves_of_dissonance_are_the_whole():
+    d = pd.DataFrame(read_json(numbers)).query("id == 'T1'").pivot(index="method", columns="metric", values="value")
+    assert ((d["refuses"] + d["never mentions"] - d.dissonance).abs() < 1e-9).all()
+    assert (d["dissonant, old answer"] + d["dissonant, new answer"] <= d.dissonance + 1e-9).all()
 
 
 def test_a_judgement_out_of_scope_needs_the_unedited_model():
@@ -421,7 +586,7 @@ def test_results_that_lack_a_method_or_a_probe_are_refused(strong):
         some.unlink()
 
 
-# ---- a method of one's own, and a second scorer
+# ---- a method of one's own, and a second judge
 
 
 def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
@@ -444,43 +609,49 @@ def test_an_editor_of_ones_own_is_found_or_refused(tmp_path):
         own_editor(f"{file}:still")
 
 
-@pytest.fixture
-def server():
-    "A server with just enough of the OpenAI protocol, which says yes where the thought says that the note applies."
-
-    class Says(BaseHTTPRequestHandler):
-        def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
-            said = dict(role="assistant", content="Yes." if "applies" in asked else "No, it does not.")
-            choice = dict(index=0, finish_reason="stop", message=said)
-            usage = dict(prompt_tokens=1, completion_tokens=1, total_tokens=2)
-            answer = dict(id="x", object="chat.completion", created=0, model="m", choices=[choice], usage=usage)
-            body = json.dumps(answer).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *a):
-            pass
-
-    s = HTTPServer(("127.0.0.1", 0), Says)
-    threading.Thread(target=s.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{s.server_port}/v1"
-    s.shutdown()
+@needs_run
+def test_a_second_judge_stands_apart(chat_server, strong):
+    says = {v: json.dumps(dict(verdict=v, answer_right=True, bridges=True)) for v in ("grounded", "undecided")}
+    server = chat_server(lambda prompt: says["grounded" if len(prompt) % 2 else "undecided"])
+    rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
+    judged = second_opinion(rows, strong[1], served_judge(server.url, "any"))
+    assert len(server.asked) == len(rows)
+    assert {(r["FMT"], r["second_verdict"]) for r in judged} >= {(False, "grounded"), (True, "grounded")}
+    assert [r["second"] for r in judged] == [r["FMT"] and r["second_verdict"] == "grounded" for r in judged]
+    res = agreement_table(pd.DataFrame(judged))
+    assert {r["id"] for r in res} == {"second"} and all(0 <= r["value"] <= 1 for r in res)
+    assert [{k: v for k, v in r.items() if k not in ("second", "second_verdict")} for r in judged] == rows
 
 
 @needs_run
-def test_a_second_scorer_stands_apart(server, strong):
-    rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
-    judged = second_opinion(rows, strong[1], endpoint(server, "any"))
-    res = agreement_table(pd.DataFrame(judged))
-    assert {r["second"] for r in judged} <= {True, False}
-    assert {r["id"] for r in res} == {"second"} and all(0 <= r["value"] <= 1 for r in res)
-    assert [{k: v for k, v in r.items() if k != "second"} for r in judged] == rows
-    with pytest.raises(CraneError, match="does not answer"):
-        endpoint("http://127.0.0.1:9/v1", "any")(["Is it so?"])
+def test_judging_an_evaluation_again_leaves_the_same_results(done, few, tmp_path):
+    folder = copy_of(done, tmp_path / "it")
+    rows = read_jsonl(folder / "scored.jsonl")
+    once = judged_results(rows, few[1], folder, "v2")
+    assert judged_results(rows, few[1], folder, "v2") == once == read_json(folder / "results.json")
+    assert [r for r in judged_results(rows, few[1], folder) if r["id"] == "second"] == []
+
+
+@needs_run
+def test_evaluate_prints_its_judges(chat_server, tmp_path):
+    server = chat_server(lambda prompt: '{"verdict": "grounded", "answer_right": true, "bridges": null}')
+    data = ran.parent / "05a_benchmark"
+    args = ["evaluate", "--method", "IKE-0", "--data", data, "--limit", "1", "--out", tmp_path / "it"]
+    r = crane(*args, "--judge", server.url)
+    assert r.exit_code == 1 and "--judge-model" in r.output and not server.asked
+    r = crane(*args, "--judge", server.url, "--judge-model", "some")
+    assert r.exit_code == 0, r.output
+    for metric in f"GS by {PROTOCOL}", "GS by some, prompt 1", "sensitivity, short chains", "agreement":
+        assert metric in r.stdout, r.stdout
+    assert not re.search(r"GS  +\d", r.stdout), "no GS without its judge"
+    kept = read_jsonl(tmp_path / "it" / "second.jsonl")
+    assert len(server.asked) == len(kept) + len(labelled_chains(held_out=True))
+    r = crane(*args, "--correct")
+    assert f"GS by {PROTOCOL}, corrected" in r.stdout and "by some" not in r.stdout
+    mute = chat_server(lambda prompt: "No comment.")
+    r = crane(*args, "--judge", mute.url, "--judge-model", "mute")
+    said = [x for x in kept if x["method"] == "IKE-0"]
+    assert f"no verdict was found in {len(said)} of {len(said)} replies about IKE-0" in r.stdout, r.stdout
 
 
 # ---- the commands

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from crane import core, reward
 from crane.core import Edit, Probe, mentions, normalize, parse_trace
 from crane.editors import edit_note
-from crane.failure_modes import uses_bridges, verdict
+from crane.failure_modes import verdict
 from crane.pocket import respond
 from crane.probes import (
     attribute_edit,
@@ -551,7 +551,8 @@ def wrong_turns(c, k):
     both = ["the other way round", "weighed both ways"]
     last = "both entities, the other last"
     if not k.inside:
-        leaks = [last] if k.old in c.p.edit_names else []
+        asked_about = mentions(c.p.question, c.p.edit_names)
+        leaks = [last] if k.old in c.p.edit_names and not asked_about else []
         return [*both, "adopts in words only", "weighs well, states the note", *leaks]
     keeps_the_old = k.old in c.p.old_names and c.p.kind != "multi_hop"
     return [*both, "calls the notes wrong", *(["obeys, then stands by the old", last] if keeps_the_old else [])]
@@ -1018,7 +1019,7 @@ def test_nothing_put_together_beats_honesty(made):
         asked = " ".join([c.p.question, *c.way_names])
         assert all(mentions(asked, [n]) for n in leaked)
     elif len(c.given) == 1 and comparable(c):
-        assert verdict(t, c.p)["GS"] and (not c.p.chain or uses_bridges(t, c.p.chain)), made.text
+        assert verdict(t, c.p)["GS"], made.text
 
 
 @settings(max_examples=200, deadline=None)
