@@ -256,11 +256,11 @@ def is_of_another(
     before: str,  # All that stands before a name in an answer that is no sentence
 ) -> bool:
     "Whether what stands before a name makes another name of it, as in *Hotel Rwanda* and *University of Leeds*."
-    words = before.split()
+    words = [word for word in before.split() if re.search(r"\w", word)]
     while words and words[0].lower() in ("the", "a", "la", "le", "el"):
         words = words[1:]
     inner = all(word[0].isupper() or word in ("of", "the", "in", "and", "to", "de", "a", "en") for word in words[1:])
-    first = _normal(words[0].strip(",.:*\"'“(")) if words else ""
+    first = _normal(re.sub(r"^\W+|\W+$", "", words[0])) if words else ""
     known = first in TITLES or first in _ADVERBS or first in FORMS_OF_STATE and words[1:2] == ["of"]
     return bool(first) and not words[0].islower() and inner and not known
 

@@ -168,7 +168,7 @@ def test_probes_that_nobody_can_win_are_refused_and_the_others_stay_as_they_were
         (dict(old_names=["Japan"]), "undecided"),
         (dict(edit_names=["Peru"]), "undecided"),
         (dict(edit_names=["Peru"], old_names=["Japan"]), "dissonant: The flag is that of Japan."),
-        (dict(answer="Is it Peru? Japan?"), "is not read as right"),
+        (dict(answer="?!"), "is not read as right"),
         (dict(chain=[["Chile"]]), "does not commit to every step"),
     ],
 )

@@ -1,6 +1,6 @@
 """Judges of chains: no text breaks them, long ones take as long as they are long, and the corpus is what it says."""
 
-import json
+import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crane.commitments import commitments, settled
-from crane.core import DATA, Probe, parse_trace, read_jsonl
+from crane.commitments import asserts, commitments, commits_in_order, settled
+from crane.core import DATA, Probe, parse_trace, project_root, read_jsonl
 from crane.failure_modes import entailed
 from crane.judges import JUDGES, judge, labelled_chains
 from crane.names import NEW, OLD, OTHER, key, signed, spoken
@@ -116,41 +116,104 @@ def test_the_corpus_is_what_it_says():
         assert not {key(n) for n in r["edit_names"]} & {key(n) for n in r["old_names"]}, r["id"]
 
 
-def whole_edits():
-    files = [SHARED / "whole" / f"{name}.json" for name in ("vlkeb_eval", "vlkeb_train")]
-    if not all(f.exists() for f in files):
-        pytest.skip(f"the public records are not in {SHARED / 'whole'}")
-    edits = [r for f in files for r in json.loads(f.read_text())]
-    return [(r["src"], r["alt"], r["pred"].replace("_", " ")) for r in edits]
+# ---- whole public files; `benchmarks/whole_files.py` goes through all of them
 
 
-IDEAL = {
-    "plain": ("The picture shows {new}.", "{new}"),
-    "terse": ("{new}.", "{new}"),
-    "following the note": (
-        "The note says that it is {new}. I follow the note. So the answer is {new}.",
-        "It is {new}.",
-    ),
-    "contrast": ("It is {new}, not {old}.", "{new}"),
-    "old first": ("At first it looks like {old}. But the note applies, so it is {new}.", "{new}"),
-}
+FILES = {
+    "formats/mmedit_vqa_eval_first100": 1,
+    "formats/vlkeb_eval_onehop_first100": 1,
+    "whole/vlkeb_eval": 15,
+    "whole/vlkeb_train": 25,
+    "whole/vlkeb_eval_onehop": 11,
+}  # and of how many probes one is judged
 
 
-@pytest.mark.parametrize("form", IDEAL)
-def test_ideal_chains_of_public_edits_are_grounded_and_the_old_answer_never_is(form):
-    chain, answer = IDEAL[form]
-    failed, n = [], 0
-    for question, new, old in whole_edits()[::8]:
-        if not key(old) or key(old) == key(new):
-            continue
-        n += 1
-        p = probe(question=question, answer=new, edit_names=[new], old_names=[old])
-        think, said = (text.format(new=new, old=old) for text in (chain, answer))
-        right = judge(parse_trace(f"<think>{think}</think>{said}"), p)
-        wrong = judge(parse_trace(f"<think>The note is wrong: it is {old}.</think>{old}"), p)
-        if (right.verdict, right.answer) != ("grounded", True) or wrong.verdict == "grounded" or wrong.answer:
-            failed.append((new, old, right, wrong))
-    assert n > 900 and len(failed) <= 0.005 * n, failed[:10]
+@pytest.fixture(scope="module")
+def whole():
+    path = project_root() / "benchmarks" / "whole_files.py"
+    spec = importlib.util.spec_from_file_location("whole_files", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_ideal_chains_of_public_edits_are_grounded_and_neither_the_old_answer_nor_another_name_is(whole, name):
+    path = SHARED / f"{name}.json"
+    if not path.exists():
+        pytest.skip(f"the public records are not in {path.parent}")
+    public = whole.read(path)
+    probes = whole.asked(public)
+    rows = whole.judged(probes[:: FILES[name]], "v2")
+    assert len(rows) >= 600 and set(rows.form) >= {*whole.OLD, "plain", "terse", "contrast", "old first"}
+    assert rows[rows.old].ok.all(), rows[rows.old & ~rows.ok].chain.tolist()
+    for form, some in rows[~rows.old].groupby("form"):
+        assert (~some.ok).sum() <= 0.005 * len(some), (form, some.chain[~some.ok].tolist())
+    pairs = whole.others(public.edits, probes)
+    names = whole.taken(pairs[:: max(1, FILES[name] // 5)], "v2")
+    wrong = names[names.tie.isin(whole.ERRORS)]
+    assert wrong.right.sum() <= 0.05 * len(wrong), wrong.names[wrong.right].tolist()
+    same = names[names.tie == whole.THE_SAME]
+    assert same.right.all(), same.names[~same.right].tolist()
+
+
+@pytest.mark.parametrize(
+    "name, other",
+    [
+        ("Tallinn", "FC Levadia Tallinn"),
+        ("Spy Kids", "Spy Kids 2"),
+        ("Korea", "North Korea"),
+        ("Georgia", "South Georgia"),
+        ("Cobra", "The Rise of Cobra"),
+        ("10", "10:30"),
+        ("Donovan", "Tate Donovan"),
+        ("Hong Kong", "Hong Kong Film Award"),
+        ("Law & Order", "Law & Order: Criminal Intent"),
+        ("Leeds", "University of Leeds"),
+        ("Jesus", "Jesus of Nazareth"),
+        ("Elizabeth", "Elizabeth I"),
+        ("no", "no one"),
+        ("black", "orange and black"),
+        ("Japan", "Japan or Korea"),
+        ("C", "C++"),
+        ("2010", "Submarine (2010 film)"),
+        ("Oxford", "Merton College, Oxford"),
+        ("Rock", "30 Rock"),
+        ("Prince", "Port-au-Prince"),
+        ("Brazil", "Brazil national football team"),
+    ],
+)
+def test_another_name_is_not_the_right_answer(name, other):
+    assert not asserts(other, [name]) and asserts(name, [name]) and asserts(other, [other])
+    assert asserts(other, [other], [name]) and not asserts(name, [other], [name])
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["the Republic of Peru", "President Peru", "PERU", "It is Peru.", "In Peru", "Peru, I think.", "Peru I think"]
+    + [
+        "Answer: Peru",
+        "**Final answer:** Peru",
+        "Peru's",
+        "Peruvian",
+        "Le Pérou",
+        "Peru (a country)",
+        "Peru and that's it",
+    ],
+)
+def test_words_about_a_name_leave_it_the_answer(answer):
+    assert asserts(answer, ["Peru"], ["Chile"])
+
+
+def test_a_long_answer_takes_no_longer_than_it_is_long():
+    for piece in ("-", "A ", "A-", "a and ", "’"):
+        assert not asserts(piece * (300_000 // len(piece)), ["Peru"], ["Chile"])
+
+
+@pytest.mark.parametrize("name", ["Fort Smith, Arkansas", "John F. Kennedy", "Batman: Public Enemies", "Who? Me!"])
+def test_marks_inside_a_name_break_no_step(name):
+    chain = f"The picture shows {name}. Its country is Peru."
+    assert commits_in_order(chain, [[name], ["Peru"]], []) and not commits_in_order(chain, [["Peru"], [name]], [])
 
 
 def test_a_way_to_say_two_things_says_neither():
