@@ -240,9 +240,9 @@ def taken(t: Trace, p: Probe) -> str:  # As `Settled.verdict`, `dissonant` if an
     "Which side a chain takes: in scope all of it, out of scope what it says of the world."
     right, wrong = sides(p)
     text = t.think if in_scope(p) else ". ".join(s.rstrip(".") for s in statements(t, p))
-    of_notes = [signed(x.clause, spoken(wrong), right) for x in said_in(t.think, p) if x.of_a_note and in_scope(p)]
-    if any(states(s) for s in of_notes if not denies(s, NEW)):
-        return "dissonant"
+    of_notes = [x.clause for x in said_in(t.think, p) if x.of_a_note and in_scope(p)]
+    if any(states(signed(clause, spoken(wrong), right)) for clause in of_notes):
+        return "dissonant"  # the wrong name slipped into what is said of a note
     if any(c.side != OPEN and c.side < 0 for c in commitments(text, right, wrong, p.question)):
         return "dissonant"
     return settled(text, right, wrong, p.question).verdict
@@ -288,9 +288,9 @@ def routing_reward(
         return 0.0
     if not notes:
         return float(not any(x.verdicts for x in said_in(t.think, p)))
-    verdicts = sum(bool(said & {"yes", "no"}) for said in told)
+    judged = sum(bool(said & {"yes", "no"}) for said in told)
     reasons = sum("why" in said for said in told)
-    share = (verdicts + reasons) / 2 / len(notes)
+    share = (judged + reasons) / 2 / len(notes)
     leaks = not in_scope(p) and mentions(t.think, wrong, mask=way_names(p))
     return share * 0.5 if leaks else share
 
