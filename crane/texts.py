@@ -10,6 +10,7 @@ import random
 import re
 import unicodedata
 from functools import lru_cache
+from itertools import product
 from typing import ClassVar
 
 from fastcore.basics import patch
@@ -40,15 +41,15 @@ def word_lists() -> dict[str, dict[str, list[str]]]:  # kind of word -> split ->
     return {kind: dealt(words) for kind, words in kinds.items()}
 
 # %% ../nbs/01d_texts.ipynb #9dffe189
-_ONSETS = "b bl br c ch d dr f fl g gl gr h j k kl kr l m n p pl pr qu r s sh sk st t th tr v w y z".split()  # noqa: SIM905
-_VOWELS = "a e i o u ai au ea ie ou".split()  # noqa: SIM905
+_ONSETS = "b bl br c ch d dr f fl g gl gr h j k kl kr l m n p pl pr qu r s sh sk st t th tr v w y z"
+_VOWELS = "a e i o u ai au ea ie ou"
 _CODAS = ["", "", "l", "m", "n", "r", "s", "t", "x", "nd"]
 
 
 @lru_cache
 def syllables() -> dict[str, list[str]]:  # split -> open syllables
     "Syllables of a consonant and a vowel."
-    return dealt([onset + vowel for onset in _ONSETS for vowel in _VOWELS])
+    return dealt([onset + vowel for onset, vowel in product(_ONSETS.split(), _VOWELS.split())])
 
 # %% ../nbs/01d_texts.ipynb #fce3d398
 def letter_bytes(letter: str) -> set[int]:
