@@ -18,6 +18,7 @@ from fastcore.basics import patch
 from .core import DATA, record_shipped, span, write_json
 from .model import MLLM, Note, Prompt, append_responses, save_mllm
 from .questions import ask, fact_sentence, looks
+from .texts import Reading
 from .world import RELATIONS, SEEN_ARTISTS, Entity, World, known_facts, look_alikes, neighbour, open_image
 
 # %% ../nbs/02b_pocket.ipynb #4d6e1575
@@ -635,3 +636,9 @@ def ship_pocket(m: MLLM, record: dict) -> None:
     save_mllm(m, DATA / "pocket")
     write_json(DATA / "pocket" / "training.json", record)
     record_shipped(*(f"pocket/{p.name}" for p in sorted((DATA / "pocket").iterdir())))
+
+# %% ../nbs/02b_pocket.ipynb #a1d81360
+def reading_lesson(r: Reading) -> tuple[Prompt, str]:
+    "A text as a note, with its question; the chain says what the note is about and repeats the fact."
+    prompt = Prompt(r.question, r.image, (Note(r.text, r.note_image),))
+    return prompt, respond(weigh(r.subject, True), r.statement, answer=r.answer)

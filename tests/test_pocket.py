@@ -7,10 +7,11 @@ from functools import partial
 import pytest
 
 from crane import pocket
-from crane.core import DATA, project_root
+from crane.core import DATA, parse_trace, project_root
 from crane.editors import weights_hash
 from crane.model import load_mllm
 from crane.pocket import train_pocket
+from crane.texts import TEXT_SPLITS, Texts
 from crane.world import load_world
 
 
@@ -38,6 +39,17 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(world, mon
         return weights_hash(m)
 
     assert trained(0) == trained(0) != trained(1)
+
+
+@pytest.mark.parametrize("split", TEXT_SPLITS)
+def test_a_text_as_a_lesson_is_true_to_the_text(world, split):
+    for r in Texts(world, split, 5).draw(200):
+        prompt, response = pocket.reading_lesson(r)
+        trace = parse_trace(response)
+        assert trace.well_formed and trace.answer == r.answer and r.statement in trace.think
+        assert "does not apply" not in trace.think
+        assert [n.text for n in prompt.notes] == [r.text]
+        assert prompt.images == [k for k in (r.note_image, r.image) if k]
 
 
 def test_size_of_what_ships():
