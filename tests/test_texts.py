@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from crane import texts
 from crane.core import CraneError
-from crane.texts import NAME_FORMS, TEXT_RELATIONS, TEXT_SPLITS, Texts, accented, made_of
+from crane.texts import (
+    NAME_FORMS,
+    TEXT_RELATIONS,
+    TEXT_SPLITS,
+    LooseTexts,
+    Texts,
+    accented,
+    made_of,
+    syllables,
+    word_lists,
+)
 from crane.world import load_world
 
 PAIRS = list(combinations(TEXT_SPLITS, 2))
@@ -53,9 +63,14 @@ def test_letters_of_training_hold_every_byte_of_the_others():
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.sampled_from([*TEXT_SPLITS]), st.integers(0, 10**9), st.sampled_from([1, 2, 3, 4, None]))
-def test_every_answer_is_read_once_and_not_asked(split, seed, facts):
-    t = Texts(load_once(), split, seed)
+@given(
+    st.sampled_from([Texts, LooseTexts]),
+    st.sampled_from([*TEXT_SPLITS]),
+    st.integers(0, 10**9),
+    st.sampled_from([1, 2, 3, 4, None]),
+)
+def test_every_answer_is_read_once_and_not_asked(cls, split, seed, facts):
+    t = cls(load_once(), split, seed)
     for r in (t.reading(facts), t.copying(), t.copying(True)):
         assert len(re.findall(rf"(?<!\w){re.escape(r.answer)}(?!\w)", r.text)) == 1
         assert r.answer not in r.question.split() and r.subject in r.question
@@ -127,3 +142,21 @@ def test_no_torch():
 
     code = "import sys, crane.texts; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_loose_wordings_do_not_repeat_and_borrow_nothing_from_other_splits(world):
+    t = LooseTexts(world, "train", 2)
+    notes = [t.ways("sentence", "copy") for _ in range(500)]
+    random_ones = [way for (way, *more) in notes if not more]
+    assert len(random_ones) > 150 and len({*random_ones}) / len(random_ones) > 0.9
+    assert all(way.count("{x}") == way.count("{v}") == way.count("{r}") == 1 for way in random_ones)
+    others = {word for split in ("development", "test") for of in word_lists().values() for word in of[split]}
+    assert not {t.filler() for _ in range(5000)} & (others - {*syllables()["train"]})
+
+
+def test_a_loose_sentence_keeps_its_slots_and_its_first_word(world):
+    t = LooseTexts(world, "train", 4)
+    for way in Texts(world).ways("sentence", "year") * 50:
+        changed = t.changed(way)
+        assert changed.split()[0] == way.split()[0] and changed.endswith(way.split()[-1])
+        assert "{x}" in changed and "{v}" in changed
