@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['OPEN', 'asks', 'doubts', 'names_a_note', 'of_the_note', 'does', 'Commitment', 'commitments', 'Settled', 'settled',
-           'asserts', 'speaks_of', 'commits_in_order', 'states']
+           'settled_by', 'asserts', 'speaks_of', 'commits_in_order', 'states']
 
 # %% ../nbs/00b_commitments.ipynb #cc62f4fd
 import re
@@ -498,7 +498,11 @@ def settled(
     question: str = "",  # As of `commitments`
 ) -> Settled:
     "What a chain settles on at last: its last firm commitment, or its last weak one if none is firm."
-    found = commitments(think, new, old, question)
+    return settled_by(commitments(think, new, old, question))
+
+
+def settled_by(found: list[Commitment]) -> Settled:
+    "What commitments, in order, come to."
     taken_back = max((i for i, c in enumerate(found) if c.side == OPEN), default=-1)
     sides = {c.side > 0 for c in found if c.side in (FIRM, -FIRM)}
     left = [c for c in found[taken_back + 1 :] if c.side]

@@ -10,7 +10,7 @@ __all__ = ['LANGUAGES', 'NEW', 'OLD', 'OTHER', 'Token', 'tokens', 'key', 'spoken
 import json
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
@@ -158,14 +158,10 @@ def named(
     old: Iterable[str],  # All ways to say the old one
 ) -> list[Named]:
     "Every name in a text, in order."
-    table = dict.fromkeys(country_keys(), OTHER)
-    mine, theirs = set(map(key, new)), set(map(key, old))
-    table |= dict.fromkeys(theirs - mine, OLD) | dict.fromkeys(mine - theirs, NEW) | dict.fromkeys(mine & theirs, OTHER)
-    table.pop((), None)
-    found, names = tokens(text), []
+    found, names, known = tokens(text), [], _sign_table(tuple(new), tuple(old))
     large = _written_large([*new, *old], text, found)
     ends = {key(name): name[-1] for name in (*new, *old) if name[-1:] in ("?", "!")}
-    for first, n, sign in _hits(found, table):
+    for first, n, sign in _hits(found, known):
         start, end = found[first].start, found[first + n - 1].end
         if found_key(found, first, n) in large and text[start].islower() or n == 1 and _is_filler(text, found, first):
             continue
@@ -190,7 +186,8 @@ def with_signs(text: str, names: list[Named]) -> str:
 def unbroken(text: str, names: Iterable[str]) -> str:
     "A text in which no mark stands inside a name, so that none cuts it: *Fort Smith Arkansas*, *John F Kennedy*."
     found, parts, last = tokens(text), [], 0
-    for first, n, _ in _hits(found, dict.fromkeys({*map(key, names)} - {()}, NEW)):
+    sign = dict.fromkeys({*map(key, names)} - {()}, NEW)
+    for first, n, _ in _hits(found, _Table(sign, _lengths(sign))):
         for i in range(first + 1, first + n):
             gap = text[found[i - 1].end : found[i].start]
             if " " in gap:
@@ -209,14 +206,39 @@ def found_key(found: list[Token], first: int, n: int) -> tuple[str, ...]:
     return tuple(t.norm for t in found[first : first + n])
 
 # %% ../nbs/00a_names.ipynb #cba81ab5
+class _Table(NamedTuple):
+    "Names with their signs."
+
+    sign: dict  # of a key
+    lengths: dict  # of the keys that begin with a word, the longest first
+
+
+@lru_cache(512)
+def _sign_table(new, old):
+    "The names of both sides and of all countries."
+    mine, theirs = set(map(key, new)), set(map(key, old))
+    sign = dict.fromkeys(country_keys() | mine & theirs, OTHER)
+    sign |= dict.fromkeys(theirs - mine, OLD) | dict.fromkeys(mine - theirs, NEW)
+    sign.pop((), None)
+    return _Table(sign, _lengths(sign))
+
+
+def _lengths(keys):
+    "How many words the keys have that begin with a word, the most first."
+    found = defaultdict(set)
+    for k in keys:
+        found[k[0]].add(len(k))
+    return {word: sorted(some, reverse=True) for word, some in found.items()}
+
+
 def _hits(found, table):
     "Where names of a table stand: index of the first token, how many, and the sign; the longest from each place."
-    lengths = sorted({len(k) for k in table}, reverse=True)
     i = 0
     while i < len(found):
-        n = next((n for n in lengths if i + n <= len(found) and found_key(found, i, n) in table), 0)
+        lengths = table.lengths.get(found[i].norm, ())
+        n = next((n for n in lengths if i + n <= len(found) and found_key(found, i, n) in table.sign), 0)
         if n:
-            yield i, n, table[found_key(found, i, n)]
+            yield i, n, table.sign[found_key(found, i, n)]
         i += n or 1
 
 

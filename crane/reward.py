@@ -24,13 +24,13 @@ from crane.commitments import (
     names_a_note,
     of_the_note,
     sentences_of,
-    settled,
+    settled_by,
     states,
 )
 from .core import Probe, Trace, mentions, normalize
 from .failure_modes import entailed
 from .model import neutralize
-from .names import NEW, country_keys, key, signed, spoken
+from .names import NEW, country_keys, key, signed, spoken, unbroken
 from .questions import EMPTY_WORDS
 from .routing import in_scope
 
@@ -125,16 +125,21 @@ class Said(NamedTuple):
 
 def verdicts(clause: str) -> frozenset:  # As in `Said`
     "What a clause, in which `it` is `the note`, says to the question whether the note counts."
+    if not names_a_note(clause) and " appl" not in clause:
+        return frozenset()
     if _BOTH_WAYS.search(clause):
         return frozenset(("yes", "no"))
-    side = of_the_note(clause) or (-FIRM if names_a_note(clause) and _ASIDE.search(clause) else 0)
+    side = of_the_note(clause) or (-FIRM if _ASIDE.search(clause) else 0)
     return frozenset(["yes" if side > 0 else "no"] if side else ())
 
 
-def said_in(think: str, p: Probe) -> list[Said]:
+def said_in(think: str, p: Probe) -> tuple[Said, ...]:
     "The clauses of a chain of thought."
-    for name in way_names(p):
-        think = think.replace(name, name.replace(",", ""))  # `red, white and blue` is not cut
+    return _said(unbroken(think, way_names(p)))  # `red, white and blue` is not cut
+
+
+@lru_cache(64)
+def _said(think):
     res = []
     for sentence in sentences_of(think):
         meant, number, noted = not doubts(sentence), "", False
@@ -148,7 +153,7 @@ def said_in(think: str, p: Probe) -> list[Said]:
             weighs = meant and (spoken_of or bool(says))
             res.append(Said(part.text.strip(), sentence, number, named or bool(says), says, weighs))
             noted |= named
-    return res
+    return tuple(res)
 
 # %% ../nbs/07b_reward.ipynb #f3188585
 _WHICH = ("first", "second", "third")
@@ -243,9 +248,9 @@ def taken(t: Trace, p: Probe) -> str:  # As `Settled.verdict`, `dissonant` if an
     of_notes = [x.clause for x in said_in(t.think, p) if x.of_a_note and in_scope(p)]
     if any(states(signed(clause, spoken(wrong), right)) for clause in of_notes):
         return "dissonant"  # the wrong name slipped into what is said of a note
-    if any(c.side != OPEN and c.side < 0 for c in commitments(text, right, wrong, p.question)):
-        return "dissonant"
-    return settled(text, right, wrong, p.question).verdict
+    found = commitments(text, right, wrong, p.question)
+    against = any(c.side != OPEN and c.side < 0 for c in found)
+    return "dissonant" if against else settled_by(found).verdict
 
 # %% ../nbs/07b_reward.ipynb #bde4fa87
 def misjudges(
