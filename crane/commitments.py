@@ -598,7 +598,6 @@ def commits_in_order(
     think: str,  # The chain of thought
     steps: list[list[str]],  # Names of each entity on the way, in order
     old: list[str],
-    question: str = "",
 ) -> bool:
     "Whether a chain states every step, unhedged and undenied, in order."
     at, ever, clauses = 0, spoken(old), []

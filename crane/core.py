@@ -406,9 +406,15 @@ ANSWERS = {
 # %% ../nbs/00_core.ipynb #737b719b
 def _unquoted(text):
     "A text in which quoted tags are no tags: `‹think›` for each."
-    tags = {tag for table in (MARKUPS, ANSWERS) for pair in table.values() for tag in pair}
-    quoted = re.compile(f"([`\"“'«‘])({'|'.join(map(re.escape, tags))})(?=[`\"”'»’])")
+    quoted = _quoted((*MARKUPS.values(), *ANSWERS.values()))
     return quoted.sub(lambda m: f"{m[1]}‹{m[2].strip('<>[]|◁▷:')}›", text)
+
+
+@lru_cache(16)  # the tables change only where a user adds a line
+def _quoted(pairs):
+    "A pattern of any of some tags in quotes."
+    tags = dict.fromkeys(tag for pair in pairs for tag in pair)
+    return re.compile(f"([`\"“'«‘])({'|'.join(map(re.escape, tags))})(?=[`\"”'»’])")
 
 
 def _markups_in(text):

@@ -14,13 +14,12 @@ from typing import NamedTuple
 import torch
 from PIL import Image, ImageFilter
 
-from .commitments import asserts, commits_in_order, settled
-from .core import CraneError, Edit, Probe, Trace, mentions, span
+from .core import CraneError, Edit, Probe, Trace, mentions, parse_trace, span
 from .editors import edit_prompt, encoded, reworded, said_logits
-from .failure_modes import entailed, exact_probe, varied
+from .failure_modes import exact_probe, last_commitment, varied
 from .generation import answer
 from .model import MLLM, Prompt
-from .pocket import flag_sentence
+from .pocket import flag_sentence, respond
 from .questions import WORDINGS, ask, contained, edit_names, fact_sentence, looks, pool, visual_edit
 from crane.world import (
     ARTISTS,
@@ -465,13 +464,13 @@ def unwinnable(
     p: Probe,  # In scope, with its path
 ) -> str:  # Empty if it can be won
     "Why not even its gold chain wins a probe, by the judge's second rules."
-    chain = " ".join(path_sentences(p.path))
-    said = settled(chain, entailed(p), p.old_names, p.question)
-    if said.verdict != "grounded":
-        return f"the gold chain is {said.verdict}" + (f": {said.clause}" if said.clause else "")
-    if not asserts(p.answer, [p.answer, *p.aliases], p.old_names):
+    gold = respond(*path_sentences(p.path), answer=p.answer)
+    r = last_commitment(parse_trace(gold), p)
+    if r.settles != "grounded":
+        return f"the gold chain is {r.settles}" + (f": {r.clause}" if r.clause else "")
+    if not r.answer:
         return f"the right answer {p.answer!r} is not read as right"
-    if p.chain and not commits_in_order(chain, p.chain, p.old_names):
+    if p.chain and not r.bridges:
         return "the gold chain does not commit to every step"
     return ""
 

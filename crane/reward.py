@@ -132,7 +132,7 @@ def verdicts(clause: str) -> frozenset:  # As in `Said`
     side = of_the_note(clause) or (-FIRM if _ASIDE.search(clause) else 0)
     return frozenset(["yes" if side > 0 else "no"] if side else ())
 
-
+# %% ../nbs/07b_reward.ipynb #351ab245
 def said_in(think: str, p: Probe) -> tuple[Said, ...]:
     "The clauses of a chain of thought."
     return _said(unbroken(think, way_names(p)))  # `red, white and blue` is not cut
@@ -317,9 +317,9 @@ class Step(NamedTuple):
 
 def steps_in(facts: list[str], p: Probe) -> list[Step]:
     "Every step of the way, as the statements of a chain have it."
-    found = []
+    found, known = [], [*way_names(p), *sides(p)[1]]
     for names in way_steps(p):
-        others = [n for n in [*way_names(p), *sides(p)[1]] if n not in names]
+        others = [n for n in known if n not in names]
         read = {i: signed(s, names, others) for i, s in enumerate(facts)}
         named = [i for i, s in read.items() if NEW in s]
         firm = [i for i in named if states(read[i])]
@@ -349,21 +349,26 @@ def _words(*texts):
 
 
 def loose(
-    s: str,  # A statement
+    facts: list[str],  # Statements
     p: Probe,
-) -> bool:
-    "Whether a statement only strings names together, or asserts a wrong name or one from nowhere."
-    names = way_names(p)
+) -> list[str]:
+    "Those that only string names together, or assert a wrong name or one from nowhere."
+    way, wrong = way_names(p), sides(p)[1]
+    names = [*way]
     for spellings in way_steps(p):
         names += spellings
-    if mentions(s, names) and not (_words(s) - _words(*names)) & EMPTY_WORDS:
-        return True
     known = EMPTY_WORDS | _words(p.question, *names, *(p.edit_names if in_scope(p) else []))
-    odd = [n for n in sides(p)[1] if mentions(s, [n], mask=way_names(p))]
-    odd += [n for n in _NAME.findall(s) if not _words(n) <= known]
-    for name in odd[:5]:  # five will do
-        s = s.replace(name, NEW)
-    return bool(odd) and (doubts(s) or states(s))
+
+    def strays(s):
+        if mentions(s, names) and not (_words(s) - _words(*names)) & EMPTY_WORDS:
+            return True
+        odd = [n for n in wrong if mentions(s, [n], mask=way)]
+        odd += [n for n in _NAME.findall(s) if not _words(n) <= known]
+        for name in odd[:5]:  # five will do
+            s = s.replace(name, NEW)
+        return bool(odd) and (doubts(s) or states(s))
+
+    return [s for s in facts if strays(s)]
 
 # %% ../nbs/07b_reward.ipynb #5c9facd6
 def grounding_reward(
@@ -382,7 +387,7 @@ def grounding_reward(
     facts = statements(t, p)
     steps = steps_in(facts, p)
     on = len(set().union(*(step.asserted for step in steps)))
-    off = sum(loose(s, p) for s in facts)
+    off = len(loose(facts, p))
     return in_order(steps) / len(steps) * on / (on + off) if on else 0.0
 
 # %% ../nbs/07b_reward.ipynb #8186acf2
