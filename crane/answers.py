@@ -19,7 +19,7 @@ import torch
 
 from .core import CraneError, stage_dir
 from .generation import Completion, answer
-from .model import MLLM, Prompt
+from .model import MLLM, Prompt, Served
 from .world import World, open_image
 
 # %% ../nbs/02c_answers.ipynb #71c9d2e8
@@ -118,7 +118,7 @@ def plain_adapter(x: torch.nn.Module) -> bool:
 
 def told(m: MLLM) -> bool:
     "Whether `fingerprint` tells how a model answers."
-    if m.listeners or m.model.training or torch.is_autocast_enabled(m.device.type):
+    if isinstance(m, Served) or m.listeners or m.model.training or torch.is_autocast_enabled(m.device.type):
         return False
     if any(map(hooked, m.model.modules())):
         return False

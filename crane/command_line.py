@@ -13,7 +13,6 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -519,47 +518,17 @@ def asked(
     world = load_world()
     return world, read_benchmark(data, split, world)
 
-# %% ../nbs/12_command_line.ipynb #af566611
-def evaluated_model(method: str, model: str, max_new_tokens: int):
-    "The model of an evaluation, on a GPU if there is one; for CRANE it is a routing model."
-    import torch
-
-    from crane.model import load_mllm
-    from crane.routing import load_router, shipped_router
-
-    if method == "CRANE":
-        m = load_router(shipped_router() if model == "pocket" else model)
-    else:
-        m = load_mllm(model)
-    m = replace(m, max_new_tokens=max_new_tokens)
-    if torch.cuda.is_available():
-        m.model.to("cuda")
-    return m
-
-
-def print_evaluation(
-    results: list[dict],
-    scored: list[dict],  # Judged traces
-    out: Path,
-    max_new_tokens: int,
-) -> None:
-    "Print the metrics of an evaluation, GS with its judge, where the files are, and what was cut or left unread."
-    for r in results:
-        if (r["id"], r["metric"]) == ("T1", "GS"):
-            continue  # printed with its judge
-        value, low, high = (100 * r[k] for k in ("value", "lo", "hi"))
-        print(f"{r['method']:<18}{r['metric']:<26}{value:6.1f} [{low:.1f}, {high:.1f}]  n={r['n']}")
-    print(f"traces and results: {os.path.relpath(out)}")
-    cut = [not r["ended"] for r in scored if r["method"] == "base"]
-    if sum(cut) > 0.05 * len(cut):
-        answers = f"{sum(cut)} of {len(cut)} answers of the unedited model"
-        print(
-            f"note: {answers} were cut at {max_new_tokens} tokens, which counts as ill-formed: raise --max-new-tokens."
-        )
-    unread = [r for r in results if r["metric"] == "unread" and r["value"]]
-    for r in unread:
-        count = f"{r['value'] * r['n']:.0f} of {r['n']} replies about {r['method']}"
-        print(f"note: no verdict was found in {count}, which count as not grounded: read second.jsonl.")
+# %% ../nbs/12_command_line.ipynb #2c6e1335
+def of_server(model: str, out: Path, **given) -> dict:  # `given`: what options of a server say, if anything
+    "What `load_mllm` is told of a server; nothing for a model that is loaded here."
+    if not model.startswith(("http://", "https://")):
+        return {k: v for k, v in given.items() if v and k in ("served", "base", "further")}
+    try:
+        further = json.loads(given["further"] or "{}")
+        given |= dict(further=dict(further))
+    except (ValueError, TypeError):
+        raise CraneError(f"--request {given['further']} is no JSON object, such as '{{\"top_p\": 0.9}}'.") from None
+    return given | dict(replies=out / "replies.sqlite")
 
 # %% ../nbs/12_command_line.ipynb #0e1bd79d
 EVALUATION_KEPT = "Every trace is kept, and the same command goes on from there."
@@ -574,7 +543,7 @@ Evaluated = Annotated[
     str,
     typer.Option(
         "--model",
-        help="a folder, a Hub id, or pocket; for CRANE the folder of a routing model, or pocket for the shipped one",
+        help="a folder, a Hub id, pocket, or the address of a server; for CRANE a routing model, or pocket",
     ),
 ]
 Data = Annotated[
@@ -592,6 +561,12 @@ Judge = Annotated[
         help="address of a server that speaks the OpenAI protocol, whose model gives a second opinion; "
         "its key is read from OPENAI_API_KEY",
     ),
+]
+Further = Annotated[
+    str, typer.Option("--request", help="JSON that each request to the server carries, such as a thinking budget")
+]
+Cache = Annotated[
+    str, typer.Option("--cache", help="replies of a server: write keeps them, read asks nothing new, off does neither")
 ]
 Correct = Annotated[
     bool, typer.Option("--correct", help="also print Grounded Success corrected for the errors of its judge")
@@ -612,6 +587,13 @@ def evaluate_command(
     out: Annotated[Path, typer.Option("--out", help="folder of the traces and results")] = Path("evaluation"),
     seed: int = 0,
     max_new_tokens: LengthCap = 128,
+    samples: Annotated[int, typer.Option("--samples", min=1, help="how often each probe is put to the method")] = 1,
+    temperature: Annotated[float, typer.Option("--temperature", min=0, help="0 is greedy")] = 0.0,
+    served: Annotated[str, typer.Option("--served", help="what the server calls the model")] = "",
+    base: Annotated[str, typer.Option("--base", help="what it calls a routing model without its adapter")] = "",
+    request: Further = "",
+    at_once: Annotated[int, typer.Option("--at-once", min=1, help="requests at a time, to a server")] = 8,
+    cache: Cache = "write",
     judge: Judge = "",
     judge_model: Annotated[str, typer.Option("--judge-model", help="its name there")] = "",
     correct: Correct = False,
@@ -619,20 +601,24 @@ def evaluate_command(
     "Evaluate a model and a method, and print its metrics with 95 % intervals."
     with told(EVALUATION_KEPT):
         from crane.judges import served_judge
-        from crane.protocol import evaluate, judged_results
+        from crane.protocol import evaluate, in_lines, judged_results, model_for
         from crane.public_files import missing_images
 
         if judge and not judge_model:
             raise CraneError(f"--judge {judge} serves models by name: say by --judge-model which of them judges.")
-        by = served_judge(judge, judge_model) if judge else None
+        kept = dict(at_once=at_once, replies=out / "replies.sqlite", cache=cache)
+        by = served_judge(judge, judge_model, **kept) if judge else None
         world, records = asked(data, split, format, images)
-        m = evaluated_model(method, model, max_new_tokens)
+        server = of_server(model, out, served=served, base=base, further=request, at_once=at_once, cache=cache)
+        m = model_for(method, model, max_new_tokens, **server)
         edits = records.edits[: limit or None]
         ids = {e.id for e in edits}
         probes = [p for p in records.probes if p.edit_id in ids]
         if format and (lost := missing_images(edits, probes, images or ".")):
             first = f"the first because {lost[0].what}: give their folder by --images."
             raise CraneError(f"{len(lost)} pictures cannot be used, {first}")
-        scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed)
+        draws = dict(samples=samples, temperature=temperature)
+        scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, **draws)
         results = judged_results(scored, probes, out, by, correct)
-        print_evaluation(results, scored, out, max_new_tokens)
+        print("\n".join(in_lines(results, scored, max_new_tokens)))
+        print(f"traces and results: {os.path.relpath(out)}")

@@ -19,6 +19,7 @@ import tempfile
 import time
 import unicodedata
 import warnings
+from collections.abc import Callable
 from contextlib import ContextDecorator, suppress
 from functools import lru_cache
 from importlib import metadata
@@ -87,19 +88,31 @@ _bars = []  # what is being gone through
 def progress(
     items,  # What to go through; with a length, the bar shows how much is left
     what: str,  # What they are, such as `traces`
+    total: int = None,  # How many there are, if they have no length
+    tokens: Callable = None,  # From an item to its tokens; the bar then says how many come in a second
 ):  # The items, one after another
     "Go through items behind a bar that shows after five seconds; without one in a batch or inside another bar."
     if in_batch() or _bars:
-        yield from items
+        yield from _counted(items, tokens, _bars[-1]) if tokens and _bars else items
         return
     from tqdm.auto import tqdm
 
     file = sys.stdout if "ipykernel" in sys.modules else None  # notebooks print errors on a red ground
-    _bars.append(what)
+    bar = tqdm(items, desc=what, total=total, delay=5, leave=False, file=file)
+    _bars.append(bar)
     try:
-        yield from tqdm(items, desc=what, delay=5, leave=False, file=file)
+        yield from _counted(bar, tokens, bar) if tokens else bar
     finally:
         _bars.pop()
+
+
+def _counted(items, tokens, bar):
+    "Items, whose tokens in a second are shown behind a bar."
+    start, so_far = time.time(), 0
+    for item in items:
+        so_far += tokens(item)
+        bar.set_postfix_str(f"{so_far / max(time.time() - start, 1e-9):,.0f} tokens/s", refresh=False)
+        yield item
 
 # %% ../nbs/00_core.ipynb #95713dc3
 def _sync(folder: Path):

@@ -89,7 +89,7 @@ def check_edit(
         wrong("target_new", f"{edit.target_new!r} is the old answer", "give another target, there is nothing to edit")
     if neutralize(edit.target_new, m.special) != edit.target_new:
         wrong("target_new", "it holds chat or think markup", "write the bare answer")
-    n = len(m.tok(edit.target_new, add_special_tokens=False)["input_ids"])
+    n = m.length(edit.target_new)
     if n > TARGET_TOKENS:
         why = f"it is {n} tokens long, and the budget is {TARGET_TOKENS}"
         wrong("target_new", why, "shorten it, or raise the budget")

@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import Cache, DynamicLayer
 
+from .client import Reply, Unanswered
 from .core import Trace, parse_trace, progress, span
-from .model import MLLM, Prompt, encode, explained, opening
+from .model import MLLM, Prompt, Served, encode, explained, opening, request
 from .world import World
 
 # %% ../nbs/02a_generation.ipynb #08e6f85a
@@ -419,6 +420,24 @@ def like_length(
     order = by_size(prompts)
     return [order[b : b + batch_size] for b in range(0, len(order), batch_size)]
 
+# %% ../nbs/02a_generation.ipynb #c85a9263
+def completion_of(m: Served, said: Reply) -> Completion:
+    "A reply in the form of all completions."
+    opened, closed = m.think
+    text = said.text.replace(opened, "<think>").replace(closed, "</think>")
+    if said.reasoning:
+        cut = not text.strip() and not said.ended
+        text = f"<think>{said.reasoning}" + ("" if cut else f"</think>{text}")
+    elif "</think>" in text and "<think>" not in text:
+        text = f"<think>{text}"
+    return Completion(text.strip(), said.ended, said.tokens, said.seconds)
+
+
+def answer_served(m: Served, prompts: list[Prompt], world: World, cap: int, drawn: list[dict]) -> list[Completion]:
+    "Let a server answer; `drawn` says how each text is drawn."
+    bodies = [request(m, p, world, max_completion_tokens=cap, **how) for p, how in zip(prompts, drawn)]
+    return [completion_of(m, said) for said in m.client.ask(bodies)]
+
 # %% ../nbs/02a_generation.ipynb #bd8e09c6
 @span("generate")
 def answer(
@@ -438,6 +457,9 @@ def answer(
         said = dict(zip(distinct, answer(m, distinct, world, batch_size, max_new_tokens)))
         return [said[p] for p in prompts]
     seeds = [seed * 1_000_003 + i for i in range(len(prompts))]
+    if isinstance(m, Served):
+        drawn = [dict(temperature=temperature) | (dict(seed=s) if temperature else {}) for s in seeds]
+        return answer_served(m, prompts, world, max_new_tokens or m.max_new_tokens, drawn)
     if not counted(m):
         said = {}
         for batch in progress(like_length(prompts, batch_size), "batches of answers"):
@@ -469,6 +491,42 @@ def forced_batches(
         enc = encode(m, [prompts[i] for i in batch], world, [targets[i] for i in batch])
         yield batch, {k: v.to(m.device) for k, v in enc.items()}
 
+# %% ../nbs/02a_generation.ipynb #374c94fa
+NOT_MEASURED = (None, None)
+FORCED = dict(add_generation_prompt=False, continue_final_message=True, prompt_logprobs=1, max_completion_tokens=1)
+
+
+def read_target(read: list[dict], target: str) -> tuple[float, bool] | tuple[None, None]:  # As `teacher_forced`
+    "How a target at the end of what was read was foreseen; not measured where it is not found."
+    hits, text = [], ""
+    for token in reversed(read):
+        own = next(iter(token.values()))  # the token itself comes first, the first choice behind it
+        hits.append(own["rank"] == 1)
+        text = own["decoded_token"] + text
+        if text.strip() == target.strip():
+            return sum(hits) / len(hits), all(hits)
+        if len(text) > len(target) + 16:
+            break
+    return NOT_MEASURED
+
+
+def forced_served(m: Served, prompts: list[Prompt], targets: list[str], world: World = None) -> list[tuple]:
+    "`teacher_forced` by a server; not measured where it does not offer that."
+    bodies = []
+    for p, target in zip(prompts, targets):
+        body = request(m, p, world, temperature=0, **FORCED)
+        bodies.append(body | dict(messages=[*body["messages"], dict(role="assistant", content=target)]))
+    try:
+        said = m.client.ask(bodies[:1]) if m.scores else []
+    except Unanswered as e:
+        if e.status not in (400, 404, 422):
+            raise
+        said = []
+    m.scores = bool(said and said[0].read)
+    if not m.scores:
+        return [NOT_MEASURED] * len(prompts)
+    return [read_target(r.read[1:], t) if r.read else NOT_MEASURED for r, t in zip(m.client.ask(bodies), targets)]
+
 # %% ../nbs/02a_generation.ipynb #541db3ee
 @span("score")
 @torch.no_grad()
@@ -479,7 +537,9 @@ def teacher_forced(
     world: World = None,
     batch_size: int = 64,
 ) -> list[tuple[float, bool]]:  # Share of target tokens that are the model's first choice, and whether all are
-    "Teacher-forced token accuracy and exact match of each target."
+    "Teacher-forced token accuracy and exact match of each target; None each where a server does not measure them."
+    if isinstance(m, Served):
+        return forced_served(m, prompts, targets, world) if prompts else []
     scores = {}
     for batch, enc in forced_batches(m, prompts, targets, world, batch_size):
         labels = enc.pop("labels")[:, 1:]

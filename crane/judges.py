@@ -9,16 +9,15 @@ __all__ = ['JUDGES', 'JUDGE_PROMPT_VERSION', 'JUDGE_PROMPT', 'VERDICTS', 'UNREAD
 
 # %% ../nbs/04a_judges.ipynb #f2355868
 import json
-import os
 import re
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from .client import Client
 from .core import DATA, CraneError, Probe, Trace, parse_trace, progress, read_jsonl, share
 from .failure_modes import PROTOCOL, RULES
 
@@ -117,51 +116,25 @@ def read_judgement(reply: str) -> Judgement:
             return Judgement(verdict, right, verdict == "grounded" and bool(uses))
     return UNREAD
 
-# %% ../nbs/04a_judges.ipynb #8a08f343
-def _client(url, key):
-    try:
-        import openai
-    except ImportError:
-        raise CraneError("a model judge needs the openai client: pip install crane-companion[judge].") from None
-    try:
-        return openai.OpenAI(base_url=url, api_key=key or os.environ.get("OPENAI_API_KEY") or "none")
-    except Exception as e:
-        raise CraneError(f"{url!r} is no address of a judge ({e}): give one such as https://server/v1.") from e
-
-
-_MEND = {
-    "AuthenticationError": "give its key in the environment variable OPENAI_API_KEY",
-    "NotFoundError": "check the model's name, and that the address ends as the server wants it, mostly in /v1",
-    "APIConnectionError": "check the address, and that the server runs",
-}  # error of the client -> what to do
-_ELSE = "see what it says, and check that it speaks the OpenAI protocol"
-
-
-def _asked(client, model, prompt):
-    "What a model replies."
-    try:
-        said = client.chat.completions.create(model=model, temperature=0, messages=[dict(role="user", content=prompt)])
-        return said.choices[0].message.content or ""
-    except Exception as e:  # the client's own errors, and whatever it stumbles over where no judge is
-        why = " ".join(f"{type(e).__name__}: {e}".split()).rstrip(".")[:300]
-        kinds = [c.__name__ for c in type(e).__mro__]
-        mend = next((_MEND[k] for k in kinds if k in _MEND), _ELSE)
-        raise CraneError(f"the judge {model!r} at {client.base_url} does not answer ({why}): {mend}.") from e
-
 # %% ../nbs/04a_judges.ipynb #f82c0e87
 def served_judge(
     url: str,  # Of a server that speaks the OpenAI protocol, such as `https://server/v1`
     model: str,  # Its name there
-    key: str = None,  # If left out, that of the environment variable `OPENAI_API_KEY`, if there is one
+    **about,  # Of `Client`, such as a file for `replies`
 ) -> Callable:  # From a trace and a probe to a `Judgement`
     "A judge for `judge` and `judge_all`; a server that refuses, or does not answer, is a `CraneError`."
-    client = _client(url, key)
+    client = Client(url, **about)
+
+    def many(traces, probes):
+        prompts = [judge_prompt(*pair) for pair in zip(traces, probes)]
+        bodies = [dict(model=model, temperature=0, messages=[dict(role="user", content=p)]) for p in prompts]
+        return [read_judgement(reply.text) for reply in client.ask(bodies, "judgements")]
 
     def by(trace, p):
-        return read_judgement(_asked(client, model, judge_prompt(trace, p)))
+        return many([trace], [p])[0]
 
     by.__name__ = f"{model}, prompt {JUDGE_PROMPT_VERSION}"
-    by.at_once = 8
+    by.many = many
     return by
 
 # %% ../nbs/04a_judges.ipynb #35da5a2d
@@ -171,8 +144,9 @@ def judge_all(
     by: str | Callable = PROTOCOL,  # As of `judge`
 ) -> list[Judgement]:  # In the order of the traces
     "Judge many traces; the first that fails ends it."
-    with ThreadPoolExecutor(getattr(by, "at_once", 1)) as pool:
-        return list(progress(pool.map(judge, traces, probes, repeat(by)), "judgements"))
+    if hasattr(by, "many"):
+        return by.many(traces, probes)
+    return list(progress(map(judge, traces, probes, repeat(by)), "judgements", len(traces)))
 
 
 def name_of(by: str | Callable) -> str:

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['EVIDENCE', 'TRAINED', 'routing_note', 'routing_prompt', 'in_scope', 'weigh_edit', 'routing_chain', 'routes_right',
-           'winnable', 'routing_model', 'adapted', 'unadapted', 'routed', 'answer_routed', 'BaseEncoder', 'save_router',
-           'load_router', 'training_needs', 'end_training', 'take_shipped', 'differing_needs', 'Crane',
+           'winnable', 'routing_model', 'adapted', 'unadapted', 'routed', 'answer_routed', 'BaseEncoder', 'encoder_of',
+           'save_router', 'load_router', 'training_needs', 'end_training', 'take_shipped', 'differing_needs', 'Crane',
            'shipped_router']
 
 # %% ../nbs/07_routing.ipynb #523ac1c3
@@ -36,7 +36,7 @@ from .editors import edit_note
 from .failure_modes import verdict
 from .generation import Completion, answer
 from .library import DualLibrary, default_thresholds
-from .model import MLLM, Note, Prompt, load_mllm, pocket_path, unloadable
+from .model import MLLM, Note, Prompt, Served, load_mllm, pocket_path, unloadable
 from .pocket import respond, save_mllm
 from .probes import path_sentences
 from .retrieval import Hit
@@ -193,12 +193,14 @@ def routing_model(
 
 # %% ../nbs/07_routing.ipynb #4274b506
 def adapted(m: MLLM) -> bool:
-    "Whether a model has an adapter."
-    return hasattr(m.model, "disable_adapter")
+    "Whether a model has an adapter here, where it can be switched."
+    return not isinstance(m, Served) and hasattr(m.model, "disable_adapter")
 
 
 def unadapted(m: MLLM):  # A context
     "The model as it was before its adapter."
+    if isinstance(m, Served):
+        return m.unadapted()
     return m.model.disable_adapter() if adapted(m) else nullcontext()
 
 
@@ -237,6 +239,11 @@ class BaseEncoder(OwnEncoder):
         with unadapted(self.m):
             return super().texts(texts)
 
+
+def encoder_of(m: MLLM, world: World = None) -> OwnEncoder:
+    "What makes the vectors of a library: the model's own states, or behind a server, the shipped pocket model's."
+    return OwnEncoder(load_mllm(), world) if isinstance(m, Served) else BaseEncoder(m, world)
+
 # %% ../nbs/07_routing.ipynb #7f1d81ea
 def save_router(m: MLLM, folder: str | Path) -> Path:  # Replaced as a whole
     "Save what was trained: the adapter alone, or all weights."
@@ -254,12 +261,14 @@ def save_router(m: MLLM, folder: str | Path) -> Path:  # Replaced as a whole
 
 
 def load_router(
-    folder: str | Path,  # As `save_router` wrote it
+    folder: str | Path,  # As `save_router` wrote it, or the address of a server
     trainable: bool = False,
 ) -> MLLM:
     "Load a routing model; one without an adapter is loaded as any model. A damaged one raises a `CraneError`."
     from peft import PeftModel
 
+    if re.match("https?://", str(folder)):
+        return load_mllm(folder)
     folder = Path(folder)
     config = folder / "adapter_config.json"
     if not config.exists():
@@ -324,14 +333,17 @@ class Crane:
 
     def __init__(
         self,
-        router: MLLM | str | Path = None,  # A routing model or its folder; the shipped one if left out
+        router: MLLM
+        | Served
+        | str
+        | Path = None,  # A routing model, its folder or address; the shipped one if left out
         thresholds: dict[str, float] = None,  # Of its library; the shipped ones if left out
         folder: str | Path = None,  # Where edits are kept; in memory if left out
         world: World = None,  # Where picture keys are looked up first; the pocket world if left out
     ):
         self.world = world or load_world()
-        self.m = router if isinstance(router, MLLM) else load_router(router or shipped_router())
-        self.lib = DualLibrary(BaseEncoder(self.m, self.world), thresholds or default_thresholds(), folder)
+        self.m = router if isinstance(router, (MLLM, Served)) else load_router(router or shipped_router())
+        self.lib = DualLibrary(encoder_of(self.m, self.world), thresholds or default_thresholds(), folder)
 
     def __repr__(self):
         return f"Crane({self.m.name}, {self.lib})"

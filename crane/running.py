@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -35,9 +36,9 @@ from crane.editors import (
     targets,
     weights_hash,
 )
-from .generation import Completion, answer_batch, told_of_rows
+from .generation import Completion, answer, answer_batch, teacher_forced, told_of_rows
 from .mend import Mend, changes, hooked, hypernetwork, low_rank, mend_weights
-from .model import MLLM, Prompt
+from .model import MLLM, Prompt, Served
 from .world import World
 
 # %% ../nbs/03c_running.ipynb #42165cd7
@@ -581,13 +582,16 @@ def run_together(
         some = asked[start : start + n]
         with together(name, m, some, world, **settings) as t:
             prompts = [[ed.rewrite(probe_prompt(p)) for p in of[e.id]] for ed, e in zip(t.edited, some)]
+            if isinstance(m, Served):
+                answers = answers or answer
             if answers and f.prompt_only:
                 given = iter(answers(m, [*chain.from_iterable(prompts)], world))
                 said = [list(islice(given, len(ps))) for ps in prompts]
             else:
                 said = answer_together(m, prompts, world, t)
             exact = [ed.rewrite(edit_prompt(e)) for ed, e in zip(t.edited, some)]
-            forced = forced_together(m, exact, [e.target_new for e in some], world, t)
+            force = teacher_forced if isinstance(m, Served) else partial(forced_together, several=t)
+            forced = force(m, exact, [e.target_new for e in some], world)
         for ed, e, cs, tf in zip(t.edited, some, said, forced):
             rows += rows_of(name, ed, e, of[e.id], cs, tf)
     return rows

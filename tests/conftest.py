@@ -59,22 +59,50 @@ def checkpoint_of(made_once):
 
 
 class ChatHandler(BaseHTTPRequestHandler):
-    "Just enough of the OpenAI protocol; `reply` makes a text of a prompt, or a status and a body, or nothing."
+    """Just enough of the OpenAI protocol.
+
+    `reply` makes a text of the last prompt, or a status and a body, or nothing, or a function that takes this handler
+    and does what it likes.
+    """
 
     def do_POST(self):
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.asked.append(asked | dict(path=self.path, key=self.headers["Authorization"]))
-        said = self.server.reply(asked["messages"][0]["content"])
+        said = self.server.reply(asked["messages"][-1]["content"])
         if said is None:
             self.close_connection = True  # hangs up
-            return
-        status, body = (200, self.completion(said, asked["model"])) if isinstance(said, str) else said
+        elif callable(said):
+            said(self)
+        elif isinstance(said, str) and asked.get("stream"):
+            self.stream(said[:7], said[7:])
+        else:
+            status, body = (200, self.completion(said, asked["model"])) if isinstance(said, str) else said
+            self.send(status, body)
+
+    def do_GET(self):
+        listed = self.server.models
+        self.send(*(listed if isinstance(listed, tuple) else (200, dict(data=[dict(id=name) for name in listed]))))
+
+    def send(self, status, body, **headers):
         self.send_response(status)
         self.send_header("Content-Type", "application/json" if isinstance(body, dict) else "text/html")
         body = (json.dumps(body) if isinstance(body, dict) else body).encode()
         self.send_header("Content-Length", str(len(body)))
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), value)
         self.end_headers()
         self.wfile.write(body)
+
+    def stream(self, *pieces, finish="stop", **fields):
+        "Pieces of a text, and an end unless there is to be none."
+        self.send_response(200)
+        self.send_header("Content-Type", "text/event-stream")
+        self.end_headers()
+        choices = [dict(index=0, delta=dict(content=x) if isinstance(x, str) else x) for x in pieces]
+        if finish:
+            choices.append(dict(index=0, delta={}, finish_reason=finish))
+        for c in choices:
+            self.wfile.write(f"data: {json.dumps(dict(choices=[c]) | fields)}\n\n".encode())
 
     def completion(self, text, model):
         choice = dict(index=0, finish_reason="stop", message=dict(role="assistant", content=text))
@@ -88,7 +116,7 @@ class ChatHandler(BaseHTTPRequestHandler):
 @contextmanager
 def chat(reply):
     server = ThreadingHTTPServer(("127.0.0.1", 0), ChatHandler)
-    server.reply, server.asked = reply, []
+    server.reply, server.asked, server.models = reply, [], ["m"]
     server.url = f"http://127.0.0.1:{server.server_port}/v1"
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:

@@ -98,9 +98,10 @@ def test_a_chain_reaches_the_judge_as_it_is(think, answer):
         GROUNDED.replace("grounded", "Grounded"),
     ],
 )
-def test_a_judgement_is_found_in_what_is_around_it(chat_server, reply):
+def test_a_judgement_is_found_in_what_is_around_it(chat_server, reply, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "k")
     server = chat_server(lambda prompt: reply)
-    assert judge(TRACE, PROBE, served_judge(server.url, "m", key="k")) == ("grounded", True, False)
+    assert judge(TRACE, PROBE, served_judge(server.url, "m")) == ("grounded", True, False)
     (asked,) = server.asked
     assert (asked["path"], asked["model"], asked["key"]) == ("/v1/chat/completions", "m", "Bearer k")
     assert asked["temperature"] == 0 and asked["messages"][0]["content"] == judge_prompt(TRACE, PROBE)
@@ -181,7 +182,7 @@ def test_an_address_where_nothing_is_is_one_sentence(url):
 
 def test_without_the_client_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(CraneError, match=re.escape("pip install crane-companion[judge]")):
+    with pytest.raises(CraneError, match=re.escape("pip install crane-companion[served]")):
         served_judge("http://127.0.0.1:9/v1", "m")
 
 
