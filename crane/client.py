@@ -73,9 +73,11 @@ class Kept:
 
 # %% ../nbs/00d_client.ipynb #0aa79ac0
 class Unanswered(CraneError):
-    "A request that a server did not answer; `status` is that of HTTP, 0 if there was none."
+    "A request that was not answered; `status` is that of HTTP, 0 if there was none."
 
-    status = 0
+    def __init__(self, text: str, status: int = 0):
+        super().__init__(text)
+        self.status = status
 
 
 class Broken(Exception):
@@ -122,15 +124,14 @@ def about_pictures(error: Exception, body: dict) -> bool:
 def in_one_sentence(error: Exception, url: str, body: dict) -> Unanswered:
     "What a user is told."
     kinds = kinds_of(error)
-    why = " ".join(f"{kinds[0]}: {error}".split()).rstrip(".")
+    why = without_secrets(" ".join(f"{kinds[0]}: {error}".split()).rstrip("."))[:300]
     if is_timeout(error):
         why = f"no token came for {SILENCE / 60:g} minutes"
     mend = next((_MEND[k] for k in kinds if k in _MEND), _ELSE)
     if about_pictures(error, body):
         mend = _BLIND
-    said = Unanswered(without_secrets(f"the model {body['model']!r} at {url} does not answer ({why[:300]}): {mend}."))
-    said.status = getattr(error, "status_code", 0)
-    return said
+    said = f"the model {body['model']!r} at {url} does not answer ({why}): {mend}."
+    return Unanswered(without_secrets(said), getattr(error, "status_code", 0))
 
 
 def without_secrets(text: str) -> str:
@@ -299,7 +300,7 @@ class Client:
         said = self.kept.find(keys) if self.kept else {}
         new = {key: body for key, body in zip(keys, bodies) if key not in said}
         if new and self.cache == "read":
-            raise CraneError(f"{self.kept.file} lacks {len(new)} of {len(keys)} replies: ask with cache='write'.")
+            raise Unanswered(f"{self.kept.file} lacks {len(new)} of {len(keys)} replies: ask with cache='write'.", 404)
         replies = coming(lambda put: self.put_all(new, put)) if new else []
         for key, reply in progress(replies, what, len(new), lambda item: item[1].tokens):
             said[key] = reply
