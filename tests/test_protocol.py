@@ -34,7 +34,7 @@ from crane.evaluation import (
     words_only,
 )
 from crane.failure_modes import PROTOCOL, verdict
-from crane.judges import labelled_chains, served_judge
+from crane.judges import judge_prompt, labelled_chains, served_judge
 from crane.ledger import ledger
 from crane.model import load_mllm
 from crane.names import key, same_answer
@@ -614,8 +614,11 @@ def test_a_second_judge_stands_apart(chat_server, strong):
     says = {v: json.dumps(dict(verdict=v, answer_right=True, bridges=True)) for v in ("grounded", "undecided")}
     server = chat_server(lambda prompt: says["grounded" if len(prompt) % 2 else "undecided"])
     rows = [r for r in line("scored") if r["method"] in ("CRANE", "FT-L") and "GS" in r][:24]
+    by_id = {p.id: p for p in strong[1]}
     judged = second_opinion(rows, strong[1], served_judge(server.url, "any"))
-    assert len(server.asked) == len(rows)
+    prompts = [x["messages"][0]["content"] for x in server.asked]
+    assert {*prompts} == {judge_prompt(parse_trace(r["text"], r["ended"]), by_id[r["probe_id"]]) for r in rows}
+    assert len(prompts) == len({*prompts}), "equal chains are judged once"
     assert {(r["FMT"], r["second_verdict"]) for r in judged} >= {(False, "grounded"), (True, "grounded")}
     assert [r["second"] for r in judged] == [r["FMT"] and r["second_verdict"] == "grounded" for r in judged]
     res = agreement_table(pd.DataFrame(judged))
@@ -645,7 +648,8 @@ def test_evaluate_prints_its_judges(chat_server, tmp_path):
         assert metric in r.stdout, r.stdout
     assert not re.search(r"GS  +\d", r.stdout), "no GS without its judge"
     kept = read_jsonl(tmp_path / "it" / "second.jsonl")
-    assert len(server.asked) == len(kept) + len(labelled_chains(held_out=True))
+    prompts = [x["messages"][0]["content"] for x in server.asked]
+    assert len(prompts) == len({*prompts}) and len(prompts) > len(labelled_chains(held_out=True)) and kept
     r = crane(*args, "--correct")
     assert f"GS by {PROTOCOL}, corrected" in r.stdout and "by some" not in r.stdout
     mute = chat_server(lambda prompt: "No comment.")
