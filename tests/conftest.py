@@ -22,6 +22,7 @@ LONG = (
     "test_memory_editors",
     "test_editors",
     "test_library",
+    "test_served",
 )
 
 

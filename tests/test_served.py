@@ -341,12 +341,18 @@ def test_a_bad_server_is_one_sentence_and_costs_nothing(
 
 
 def test_a_fault_that_passes_is_not_noticed(chat_server, world, monkeypatch):
-    monkeypatch.setattr(client, "WAITS", (0.01, 0.01, 0.01))
-    replies = iter([CHAIN, says(429, "slow", Retry_After="0.2")(0), (503, "busy"), None])
+    waited, sleep = [], client.asyncio.sleep
+
+    def shortly(seconds):
+        waited.append(seconds)
+        return sleep(0)
+
+    monkeypatch.setattr(client.asyncio, "sleep", shortly)
+    replies = iter([CHAIN, says(429, "slow", Retry_After="7")(0), (503, "busy"), None])
     far = fake(chat_server, lambda prompt: next(replies, CHAIN))
     answer(far, PROMPTS[:1], world)
-    start = time.time()
-    assert answer(far, [Prompt("Whose?")], world)[0].text == CHAIN and time.time() - start > 0.2
+    assert answer(far, [Prompt("Whose?")], world)[0].text == CHAIN
+    assert [x for x in waited if x] == [7, *client.WAITS[1:3]]
 
 
 def test_a_server_that_comes_back_is_waited_for(chat_server, world, monkeypatch):
