@@ -369,6 +369,8 @@ def bytes_of(config) -> int:
 
 def rows_at_once(method: str) -> int:
     "How many prompts of a method are answered at a time."
+    if method not in BEHIND_LIBRARY and ":" not in method:
+        get_editor(method)  # or refused
     f, name = (answer_together, "rows") if method in TOGETHER else (answer, "batch_size")
     return inspect.signature(f).parameters[name].default
 

@@ -338,10 +338,9 @@ def _lock(runs, name, how):
         try:
             fcntl.flock(f, how | fcntl.LOCK_NB)
         except OSError:
-            pid = path.read_text()
-            mend = f"wait for it, or stop it with 'kill -INT {pid}'."
-            raise CraneError(f"run '{runs.name}' is being made by process {pid}: {mend}") from None
-        path.write_text(str(os.getpid()))
+            raise CraneError(f"run '{runs.name}' is being made {path.read_text()}.") from None
+        alone = f"by process {os.getpid()}: wait for it, or stop it with 'kill -INT {os.getpid()}'"
+        path.write_text(alone if how == fcntl.LOCK_EX else "notebook by notebook: wait until that has ended")
         yield
 
 # %% ../nbs/11a_reproduce.ipynb #3df0daec
