@@ -107,6 +107,29 @@ def reproduce_command(
         if folders:
             print(f"figures: {', '.join(map(os.path.relpath, folders))}")
 
+# %% ../nbs/12_command_line.ipynb #c94bd453
+@app.command("plan")
+def plan_command(
+    profile: Annotated[str, typer.Option(help="which file of profiles/ to plan")] = "pocket",
+    only: Named = (),
+    start: FromThere = None,
+    given: Given = (),
+    seeds: Annotated[str, typer.Option("--seeds", help="a run for each, such as 0,1,2")] = "",
+    snakemake: Annotated[bool, typer.Option("--snakemake", help="as a Snakemake file, for a cluster")] = False,
+):
+    "Say what `crane reproduce` would do, or write it down for Snakemake."
+    with told():
+        from crane.cluster import snakefile
+        from crane.plan import parse_settings
+        from crane.reproduce import reproduce
+
+        root = project_root()
+        if snakemake:
+            print(snakefile(profile, root, parse_seeds(seeds), only, start, given), end="")
+            return
+        settings = parse_settings(given, root)
+        reproduce(profile, root, only=only, start=start, given=settings, seeds=parse_seeds(seeds), dry=True)
+
 # %% ../nbs/12_command_line.ipynb #dc33ec75
 @app.command("promote")
 def promote_command(run: Annotated[str, typer.Argument(help="a folder of runs/")] = "full"):
@@ -126,6 +149,8 @@ def main() -> None:
     "The `crane` command."
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # the kernel `python3` is this environment's
     os.environ["PYDEVD_DISABLE_FILE_VALIDATION"] = "1"
+    if int(os.environ.get("RANK", 0)):
+        os.environ["TQDM_DISABLE"] = "1"  # of several processes the first shows bars
     app()
 
 # %% ../nbs/12_command_line.ipynb #6cdd10aa
@@ -400,28 +425,6 @@ def touched_up(figures: Path) -> list[str]:  # Names
     names = {*was, *now} - {"provenance.json"}
     return sorted(k for k in names if was.get(k) != now.get(k))
 
-
-def moved(old: list[dict], new: list[dict]) -> list[str]:  # One line each; recorded times are no results
-    "Result rows whose value differs."
-    was, now = ({_row_name(r): r for r in rows} for rows in (old, new))
-    lines = []
-    for name in was | now:
-        a, b = _in_figures(was.get(name)), _in_figures(now.get(name))
-        if a != b and (was.get(name) or now[name])["unit"] != "s":
-            lines.append(f"{name}: {a} → {b}")
-    return lines
-
-
-def _row_name(r):
-    split = "".join(f", {k} {v}" for k, v in r["split"].items() if k not in ("seconds", "edits", "protocol"))
-    return f"{r['id']} {r['method']} {r['metric']}{split}"
-
-
-def _in_figures(r):
-    if r is None or r["value"] is None:
-        return "none"
-    return f"{100 * r['value']:.1f} %" if r["unit"] == "share" else f"{r['value']:.4g} {r['unit']}"
-
 # %% ../nbs/12_command_line.ipynb #660be845
 def provenance(root: Path) -> dict:
     "Where the promoted results come from; results that were touched end the command."
@@ -433,19 +436,6 @@ def provenance(root: Path) -> dict:
         more = f" and {len(lost) - 3} more" if lost[3:] else ""
         _stop(2, f"crane: not as promoted: {names}{more}; restore from git, or run `make reproduce` again.")
     return read_json(figures / "provenance.json")
-
-
-def in_full(r: dict) -> str:  # Three lines
-    "One claim of the ledger."
-    tolerance = f"; tolerance {r['tolerance']}" if r["tolerance"] else ""
-    where = f" ({r['where']})" if r["where"] else ""
-    return "\n".join(
-        [
-            f"{r['verdict']:<14}{r['claim']}",
-            f"{'':14}paper: {r['paper'] or 'in words'}; ours: {r['ours'] or 'none'}",
-            f"{'':14}{r['kind']}: {r['rule']}{tolerance}{where}",
-        ]
-    )
 
 # %% ../nbs/12_command_line.ipynb #4eab25e6
 Why = Annotated[
@@ -462,6 +452,8 @@ Why = Annotated[
 def ledger_command(why: Why = False):
     "Print the claims of the paper beside what was measured; status 1 if one does not hold."
     with told():
+        from crane.ledger import in_full, moved
+
         root = project_root()
         origin = provenance(root)
         rows = read_json(root / "figures" / "ledger.json")
@@ -597,28 +589,46 @@ def evaluate_command(
     judge: Judge = "",
     judge_model: Annotated[str, typer.Option("--judge-model", help="its name there")] = "",
     correct: Correct = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="say what would be asked, and what memory it takes")
+    ] = False,
 ):
     "Evaluate a model and a method, and print its metrics with 95 % intervals."
     with told(EVALUATION_KEPT):
         from crane.judges import served_judge
-        from crane.protocol import evaluate, in_lines, judged_results, model_for
+        from crane.protocol import (
+            evaluate,
+            evaluation_plan,
+            in_lines,
+            in_words,
+            judged_results,
+            model_for,
+            processes,
+            rank,
+        )
         from crane.public_files import missing_images
 
         if judge and not judge_model:
             raise CraneError(f"--judge {judge} serves models by name: say by --judge-model which of them judges.")
         kept = dict(at_once=at_once, replies=out / "replies.sqlite", cache=cache)
         by = served_judge(judge, judge_model, **kept) if judge else None
-        world, records = asked(data, split, format, images)
         server = of_server(model, out, served=served, base=base, further=request, at_once=at_once, cache=cache)
-        m = model_for(method, model, max_new_tokens, **server)
-        edits = records.edits[: limit or None]
-        ids = {e.id for e in edits}
-        probes = [p for p in records.probes if p.edit_id in ids]
-        if format and (lost := missing_images(edits, probes, images or ".")):
-            first = f"the first because {lost[0].what}: give their folder by --images."
-            raise CraneError(f"{len(lost)} pictures cannot be used, {first}")
-        draws = dict(samples=samples, temperature=temperature)
-        scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, **draws)
-        results = judged_results(scored, probes, out, by, correct)
-        print("\n".join(in_lines(results, scored, max_new_tokens)))
-        print(f"traces and results: {os.path.relpath(out)}")
+        with processes():
+            world, records = asked(data, split, format, images)
+            edits = records.edits[: limit or None]
+            ids = {e.id for e in edits}
+            probes = [p for p in records.probes if p.edit_id in ids]
+            if format and (lost := missing_images(edits, probes, images or ".")):
+                first = f"the first because {lost[0].what}: give their folder by --images."
+                raise CraneError(f"{len(lost)} pictures cannot be used, {first}")
+            if dry_run:
+                plan = evaluation_plan(method, model, edits, probes, world, max_new_tokens)
+                print(in_words(plan, max_new_tokens))
+                return
+            m = model_for(method, model, max_new_tokens, **server)
+            draws = dict(samples=samples, temperature=temperature)
+            scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, **draws)
+            if not rank():
+                results = judged_results(scored, probes, out, by, correct)
+                print("\n".join(in_lines(results, scored, max_new_tokens)))
+                print(f"traces and results: {os.path.relpath(out)}")

@@ -243,3 +243,38 @@ def in_brief(
         "rule": [rule_in_brief(res, c) for c in CLAIMS],
     }
     return pd.DataFrame(cells, index=pd.Index("**" + table.verdict.values + "**", name="verdict"))
+
+# %% ../nbs/10b_ledger.ipynb #3f210157
+def in_full(r: dict) -> str:  # Three lines
+    "One claim of the ledger."
+    tolerance = f"; tolerance {r['tolerance']}" if r["tolerance"] else ""
+    where = f" ({r['where']})" if r["where"] else ""
+    return "\n".join(
+        [
+            f"{r['verdict']:<14}{r['claim']}",
+            f"{'':14}paper: {r['paper'] or 'in words'}; ours: {r['ours'] or 'none'}",
+            f"{'':14}{r['kind']}: {r['rule']}{tolerance}{where}",
+        ]
+    )
+
+# %% ../nbs/10b_ledger.ipynb #1ad8a609
+def moved(old: list[dict], new: list[dict]) -> list[str]:  # One line each; recorded times are no results
+    "Result rows whose value differs."
+    was, now = ({_row_name(r): r for r in rows} for rows in (old, new))
+    lines = []
+    for name in was | now:
+        a, b = _in_figures(was.get(name)), _in_figures(now.get(name))
+        if a != b and (was.get(name) or now[name])["unit"] != "s":
+            lines.append(f"{name}: {a} → {b}")
+    return lines
+
+
+def _row_name(r):
+    split = "".join(f", {k} {v}" for k, v in r["split"].items() if k not in ("seconds", "edits", "protocol"))
+    return f"{r['id']} {r['method']} {r['metric']}{split}"
+
+
+def _in_figures(r):
+    if r is None or r["value"] is None:
+        return "none"
+    return f"{100 * r['value']:.1f} %" if r["unit"] == "share" else f"{r['value']:.4g} {r['unit']}"

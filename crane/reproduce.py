@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -322,20 +322,25 @@ def _execute(source, partial, params, at, env):
 @contextmanager
 def run_lock(
     runs: Path,  # `runs/<run>`
+    stage: str = "",  # Notebook name, if it is the only one that is made
 ):
-    "Hold a run folder for this process alone."
-    path = runs.with_name(f".{runs.name}.lock")
+    "Hold a run folder, or one notebook of it, for this process alone."
+    alone = _lock(runs, f".{stage}", fcntl.LOCK_EX) if stage else nullcontext()
+    with _lock(runs, "", fcntl.LOCK_SH if stage else fcntl.LOCK_EX), alone:
+        yield
+
+
+@contextmanager
+def _lock(runs, name, how):
+    path = runs.with_name(f".{runs.name}{name}.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+") as f:
         try:
-            fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(f, how | fcntl.LOCK_NB)
         except OSError:
-            pid = path.read_text()
-            mend = f"wait for it, or stop it with 'kill -INT {pid}'."
-            raise CraneError(f"run '{runs.name}' is being made by process {pid}: {mend}") from None
-        f.truncate(0)
-        f.write(str(os.getpid()))
-        f.flush()
+            raise CraneError(f"run '{runs.name}' is being made {path.read_text()}.") from None
+        alone = f"by process {os.getpid()}: wait for it, or stop it with 'kill -INT {os.getpid()}'"
+        path.write_text(alone if how == fcntl.LOCK_EX else "notebook by notebook: wait until that has ended")
         yield
 
 # %% ../nbs/11a_reproduce.ipynb #3df0daec
@@ -415,7 +420,7 @@ def promoted(root: Path, records: dict[str, dict]) -> bool:
     del files["provenance.json"]
     return origin.get("run_key") == run_key(records) and origin.get("files") == files
 
-# %% ../nbs/11a_reproduce.ipynb #a943933e
+
 def figure_folders(runs: Path, stages: Iterable[str]) -> list[Path]:
     "The folders of a run in which stages keep tables and figures to be shown."
     return [runs / s / "figures" for s in stages if (runs / s / "figures").is_dir()]
@@ -602,11 +607,12 @@ def reproduce(
     profile = load_profile(name, root)
     own = profile["seed"]
     of_seed = {seed: run_steps(name, root, seed, given) for seed in dict.fromkeys(seeds or [own])}
+    single = only[0] if len(only := [*only]) == 1 else ""
     with ExitStack() as locks:
         meant = []
         for steps in of_seed.values():
             if not dry:
-                locks.enter_context(run_lock(steps[0].runs))
+                locks.enter_context(run_lock(steps[0].runs, single))
             meant += chosen(steps, only, start)
         print(in_words(outlook(meant, root, fresh), root, full=dry), flush=True)
         if dry:

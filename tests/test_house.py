@@ -138,7 +138,7 @@ def test_a_notebook_declares_all_stages_that_it_reads(stage):
     used = {s for s in re.findall(r"\w+", code) if s in stages} - {stage}
     if "all_edits(run" in code:
         used.add("05a_benchmark")
-    toys = "11_plan", "11a_reproduce"  # their examples name stages of toy projects
+    toys = "11_plan", "11a_reproduce", "11b_cluster"  # their examples name stages of toy projects, or what is planned
     assert stage in toys or used <= set(reads(stage, root)), f"{stage} must name what it reads under **In**"
 
 
@@ -171,8 +171,8 @@ def copy_of_the_library(to):
     for p in (root / "nbs").glob("*.ipynb"):
         shutil.copy(p, to / "nbs" / p.name)
     (to / "crane").mkdir()
-    if (root / "crane/__init__.py").exists():
-        shutil.copy(root / "crane/__init__.py", to / "crane")
+    for f in "__init__.py", "__main__.py":
+        shutil.copy(root / "crane" / f, to / "crane")
 
 
 def nbdev(to, code):

@@ -549,7 +549,7 @@ def test_changed_truncated_or_foreign_lines_are_refused(world, few, done, tmp_pa
     refused("by hand", better, "not as the evaluation left it")
     refused("truncated", cut, "not as the evaluation left it")
     refused("gone", Path.unlink, "not as the evaluation left it")
-    refused("schema", other_schema, "another schema (0, not 1)")
+    refused("schema", other_schema, "another schema (0, not 2)")
     refused("method", untouched, "another method ('IKE-0', not 'IKE')", method="IKE")
     refused("records", untouched, "another records", which=fewer)
     refused("about", half_about, "about.json")
