@@ -19,6 +19,7 @@ LONG = (
     "test_reproduce",
     "test_whole_run",
     "test_training",
+    "test_processes",
     "test_memory_editors",
     "test_editors",
     "test_library",
