@@ -301,11 +301,13 @@ class Client:
         new = {key: body for key, body in zip(keys, bodies) if key not in said}
         if new and self.cache == "read":
             raise Unanswered(f"{self.kept.file} lacks {len(new)} of {len(keys)} replies: ask with cache='write'.", 404)
-        replies = coming(lambda put: self.put_all(new, put)) if new else []
-        for key, reply in progress(replies, what, len(new), lambda item: item[1].tokens):
-            said[key] = reply
-            if self.kept:
-                self.kept.keep(key, reply)
+        if not new:
+            return [said[key] for key in keys]
+        with closing(coming(lambda put: self.put_all(new, put))) as replies:
+            for key, reply in progress(replies, what, len(new), lambda item: item[1].tokens):
+                said[key] = reply
+                if self.kept:
+                    self.kept.keep(key, reply)
         return [said[key] for key in keys]
 
     async def put_all(self, bodies: dict[str, dict], put: Callable) -> None:  # `put`: takes a key and its `Reply`

@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 
 from crane import client
 from crane.benchmark import load_benchmark
-from crane.client import Client, Reply
+from crane.client import Client, Kept, Reply
 from crane.command_line import app
 from crane.core import CraneError, read_json, read_jsonl
 from crane.generation import answer, completion_of, read_target, teacher_forced
@@ -435,6 +435,23 @@ def test_no_more_are_asked_at_a_time_than_was_said(chat_server, world):
     far = fake(chat_server, reply, at_once=5)
     said = answer(far, [Prompt(f"number {i}") for i in range(40)], world)
     assert [c.trace.answer for c in said] == [f"number {i}" for i in range(40)] and most == 5
+
+
+def test_an_interrupt_while_a_reply_is_kept_leaves_no_thread_behind(chat_server, tmp_path, monkeypatch):
+    "At its end Python would wait for it for ever."
+
+    def interrupted(self, key, reply):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Kept, "keep", interrupted)
+    client = Client(chat_server(lambda prompt: CHAIN).url, replies=tmp_path / "replies.sqlite")
+    bodies = [dict(model="m", messages=[dict(role="user", content=f"number {i}")]) for i in range(4)]
+    before = {*threading.enumerate()}
+    try:
+        client.ask(bodies)
+    except KeyboardInterrupt as e:
+        ours = [t for t in {*threading.enumerate()} - before if t.name.endswith("(go)")]
+        assert e.__traceback__ and not ours
 
 
 def test_ctrl_c_keeps_what_was_answered(chat_server, tmp_path):
