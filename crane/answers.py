@@ -9,14 +9,13 @@ __all__ = ['fingerprint', 'Answers']
 import hashlib
 import inspect
 import json
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
+from .client import database
 from .core import CraneError, stage_dir
 from .generation import Completion, answer
 from .model import MLLM, Prompt, Served
@@ -137,19 +136,9 @@ COUNT = (
 )
 
 
-@contextmanager
-def opened(file: Path):  # Yields a connection; what is written through it stands once it is left
-    "Open a file of answers; one that cannot be used is a `CraneError`."
-    try:
-        with closing(sqlite3.connect(file, timeout=60)) as db, db:
-            for table in TABLES:
-                db.execute(f"CREATE TABLE IF NOT EXISTS {table}")
-            yield db
-    except sqlite3.Error as e:
-        remedy = "delete it, and its answers are given anew"
-        if "locked" in str(e):
-            remedy = "wait until the process that holds it has ended"
-        raise CraneError(f"{file} cannot be used ({e}): {remedy}.") from e
+def opened(file: Path):  # As `database`
+    "Open a file of answers."
+    return database(file, TABLES, "delete it, and its answers are given anew")
 
 # %% ../nbs/02c_answers.ipynb #d1507ce8
 class Answers:

@@ -511,16 +511,17 @@ def asked(
     return world, read_benchmark(data, split, world)
 
 # %% ../nbs/12_command_line.ipynb #2c6e1335
-def of_server(model: str, out: Path, **given) -> dict:  # `given`: what options of a server say, if anything
+def of_server(model: str, **given) -> dict:  # `given`: what options of a server say, if anything
     "What `load_mllm` is told of a server; nothing for a model that is loaded here."
-    if not model.startswith(("http://", "https://")):
+    from crane.client import is_address
+
+    if not is_address(model):
         return {k: v for k, v in given.items() if v and k in ("served", "base", "further")}
     try:
         further = json.loads(given["further"] or "{}")
-        given |= dict(further=dict(further))
+        return given | dict(further=dict(further))
     except (ValueError, TypeError):
         raise CraneError(f"--request {given['further']} is no JSON object, such as '{{\"top_p\": 0.9}}'.") from None
-    return given | dict(replies=out / "replies.sqlite")
 
 # %% ../nbs/12_command_line.ipynb #0e1bd79d
 EVALUATION_KEPT = "Every trace is kept, and the same command goes on from there."
@@ -612,7 +613,7 @@ def evaluate_command(
             raise CraneError(f"--judge {judge} serves models by name: say by --judge-model which of them judges.")
         kept = dict(at_once=at_once, replies=out / "replies.sqlite", cache=cache)
         by = served_judge(judge, judge_model, **kept) if judge else None
-        server = of_server(model, out, served=served, base=base, further=request, at_once=at_once, cache=cache)
+        server = of_server(model, served=served, base=base, further=request, **kept)
         with processes():
             world, records = asked(data, split, format, images)
             edits = records.edits[: limit or None]

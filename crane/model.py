@@ -22,7 +22,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .client import Client
+from .client import Client, is_address
 from .core import DATA, MARKUPS, CraneError, read_json, shipped
 from .world import World, open_image, png_bytes
 
@@ -333,7 +333,7 @@ def load_mllm(
     **about,  # Of a server: `served`, its name there; `base` and `further` of `Served`; what `Client` takes
 ) -> MLLM:  # In evaluation mode, on the CPU; a `Served` from a server
     "Load a model and its processor; raises a `CraneError` for one that cannot be used."
-    if re.match("https?://", str(name)):
+    if is_address(name):
         return served_model(name, think=think, **about)
     if about:
         raise CraneError(

@@ -23,6 +23,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 
+from .client import is_address
 from crane.core import (
     CraneError,
     Edit,
@@ -497,7 +498,7 @@ def evaluation_plan(
     max_new_tokens: int = 128,  # Length cap of an answer
 ) -> dict:  # Counts, and bytes of one process at least
     "What an evaluation would do, from the configuration of its model."
-    if model.startswith(("http://", "https://")):
+    if is_address(model):
         raise CraneError(f"{model} is a server, whose memory is its own: a dry run plans models that are loaded here.")
     adapter = Path(model) / "adapter_config.json"
     base = read_json(adapter)["base_model_name_or_path"] if adapter.exists() else model

@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from fastcore.basics import patch
 
+from .client import is_address
 from crane.core import (
     DATA,
     CraneError,
@@ -267,7 +268,7 @@ def load_router(
     "Load a routing model; one without an adapter is loaded as any model. A damaged one raises a `CraneError`."
     from peft import PeftModel
 
-    if re.match("https?://", str(folder)):
+    if is_address(folder):
         return load_mllm(folder)
     folder = Path(folder)
     config = folder / "adapter_config.json"
@@ -333,10 +334,7 @@ class Crane:
 
     def __init__(
         self,
-        router: MLLM
-        | Served
-        | str
-        | Path = None,  # A routing model, its folder or address; the shipped one if left out
+        router: MLLM | Served | str | Path = None,  # A routing model, its folder or address; or the shipped one
         thresholds: dict[str, float] = None,  # Of its library; the shipped ones if left out
         folder: str | Path = None,  # Where edits are kept; in memory if left out
         world: World = None,  # Where picture keys are looked up first; the pocket world if left out

@@ -13,7 +13,6 @@ from collections import defaultdict
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
@@ -582,16 +581,17 @@ def run_together(
         some = asked[start : start + n]
         with together(name, m, some, world, **settings) as t:
             prompts = [[ed.rewrite(probe_prompt(p)) for p in of[e.id]] for ed, e in zip(t.edited, some)]
-            if isinstance(m, Served):
-                answers = answers or answer
-            if answers and f.prompt_only:
-                given = iter(answers(m, [*chain.from_iterable(prompts)], world))
+            if f.prompt_only and (answers or isinstance(m, Served)):
+                given = iter((answers or answer)(m, [*chain.from_iterable(prompts)], world))
                 said = [list(islice(given, len(ps))) for ps in prompts]
             else:
                 said = answer_together(m, prompts, world, t)
             exact = [ed.rewrite(edit_prompt(e)) for ed, e in zip(t.edited, some)]
-            force = teacher_forced if isinstance(m, Served) else partial(forced_together, several=t)
-            forced = force(m, exact, [e.target_new for e in some], world)
+            news = [e.target_new for e in some]
+            if isinstance(m, Served):
+                forced = teacher_forced(m, exact, news, world)
+            else:
+                forced = forced_together(m, exact, news, world, t)
         for ed, e, cs, tf in zip(t.edited, some, said, forced):
             rows += rows_of(name, ed, e, of[e.id], cs, tf)
     return rows

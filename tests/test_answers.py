@@ -276,7 +276,7 @@ def test_a_file_that_somebody_holds(keeper, monkeypatch):
     a, connect = keeper("one"), sqlite3.connect
     with closing(connect(a.file)) as db:
         db.execute("BEGIN EXCLUSIVE")
-        monkeypatch.setattr(module.sqlite3, "connect", lambda file, timeout: connect(file, timeout=0.1))
+        monkeypatch.setattr(sqlite3, "connect", lambda file, timeout: connect(file, timeout=0.1))
         with pytest.raises(CraneError, match="wait until"):
             keeper("two")
 
