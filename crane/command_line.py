@@ -180,6 +180,40 @@ def doctor_command(
         _stop(1, f"crane: {faults} faults in the world: mend the file, or rebuild it with REBUILD=1 in 01_world.")
     print(f"{len(w.entities)} countries, {len(w.images)} pictures: no faults")
 
+# %% ../nbs/12_command_line.ipynb #19bf055f
+benchmark_app = typer.Typer(help="Our benchmark for other tools; the card of a public one.", no_args_is_help=True)
+app.add_typer(benchmark_app, name="benchmark")
+Format = Annotated[str, typer.Option("--format", help="of a public data set, such as VLKEB")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="leave malformed records of a public data set out")]
+
+
+@benchmark_app.command("export")
+def export_command(
+    format: Annotated[str, typer.Option("--format", help="easyedit, vlkeb, hf or lmms-eval")],
+    data: Annotated[Path, typer.Option(help="that 05a_benchmark wrote")] = Path("runs/pocket/05a_benchmark"),
+    out: Annotated[Path, typer.Option(help="a folder that is empty or not there")] = Path("exported"),
+):
+    "Write a benchmark in the form of another tool: records, pictures and a card."
+    with told():
+        from crane.exports import export_benchmark
+
+        print("\n".join([*export_benchmark(format, data, out), f"written to {os.path.relpath(out)}"]))
+
+
+@benchmark_app.command("card")
+def card_command(
+    file: Annotated[Path, typer.Argument(help="of a public data set, as its authors publish it")],
+    format: Format,
+    train: Annotated[Path, typer.Option("--train", help="the split that methods train on")] = None,
+    skip_bad: SkipBad = False,
+):
+    "Print sizes and audits of a public file, and what is ignored, changed or skipped in reading it."
+    with told():
+        from crane.public_formats import load_public, public_card
+
+        trained = load_public(format, train, skip_bad=skip_bad) if train else None
+        print(public_card(load_public(format, file, skip_bad=skip_bad), trained))
+
 # %% ../nbs/12_command_line.ipynb #47fa523a
 edits_app = typer.Typer(help="A library of edits: add, list, show, remove, undo, search.", no_args_is_help=True)
 app.add_typer(edits_app, name="edits")
@@ -487,29 +521,6 @@ def changed_since(
         return f"{len(changed)} things have changed since the promoted run: `crane ledger --why` names them"
     return "\n  ".join(["changed since the promoted run:", *changed])
 
-# %% ../nbs/12_command_line.ipynb #200c0b68
-def asked(
-    data: Path,  # A folder that `05a_benchmark` wrote, or the file of a public data set
-    split: str,
-    format: str,  # Of a public data set; empty for ours
-    images: Path | None,  # Where its pictures lie
-):  # The world that opens the pictures, and what holds `edits` and `probes`; of a public data set both in one
-    "Read the edits and probes that an evaluation asks."
-    from crane.benchmark import read_benchmark
-    from crane.public_formats import load_public
-    from crane.world import load_world
-
-    if format:
-        public = load_public(format, data, images)
-        return public, public
-    if not (data / f"{split}.edits.parquet").exists():
-        give = "give a folder that 05a_benchmark wrote, such as runs/smoke/05a_benchmark"
-        raise CraneError(
-            f"{data} holds no benchmark with a split '{split}': {give}, or say by --format what the file is."
-        )
-    world = load_world()
-    return world, read_benchmark(data, split, world)
-
 # %% ../nbs/12_command_line.ipynb #2c6e1335
 def of_server(model: str, **given) -> dict:  # `given`: what options of a server say, if anything
     "What `load_mllm` is told of a server; nothing for a model that is loaded here."
@@ -572,8 +583,9 @@ def evaluate_command(
     method: Method = "CRANE",
     model: Evaluated = "pocket",
     data: Data,
-    format: Annotated[str, typer.Option("--format", help="of a public data set, such as VLKEB")] = "",
+    format: Format = "",
     images: Annotated[Path, typer.Option("--images", help="where its pictures lie")] = None,
+    skip_bad: SkipBad = False,
     split: Annotated[str, typer.Option("--split")] = "test",
     limit: Annotated[int, typer.Option("--limit", min=0, help="only so many edits; 0 for all")] = 0,
     retrieval: Annotated[str, typer.Option("--retrieval", help="real, gold or noisy")] = "real",
@@ -596,6 +608,7 @@ def evaluate_command(
 ):
     "Evaluate a model and a method, and print its metrics with 95 % intervals."
     with told(EVALUATION_KEPT):
+        from crane.exports import to_ask
         from crane.judges import served_judge
         from crane.protocol import (
             evaluate,
@@ -607,7 +620,6 @@ def evaluate_command(
             processes,
             rank,
         )
-        from crane.public_files import missing_images
 
         if judge and not judge_model:
             raise CraneError(f"--judge {judge} serves models by name: say by --judge-model which of them judges.")
@@ -615,13 +627,9 @@ def evaluate_command(
         by = served_judge(judge, judge_model, **kept) if judge else None
         server = of_server(model, served=served, base=base, further=request, **kept)
         with processes():
-            world, records = asked(data, split, format, images)
-            edits = records.edits[: limit or None]
-            ids = {e.id for e in edits}
-            probes = [p for p in records.probes if p.edit_id in ids]
-            if format and (lost := missing_images(edits, probes, images or ".")):
-                first = f"the first because {lost[0].what}: give their folder by --images."
-                raise CraneError(f"{len(lost)} pictures cannot be used, {first}")
+            world, edits, probes, skipped = to_ask(data, split, format, images, limit, skip_bad)
+            for what in skipped if not rank() else ():
+                print(f"skipped: {what}", file=sys.stderr)
             if dry_run:
                 plan = evaluation_plan(method, model, edits, probes, world, max_new_tokens)
                 print(in_words(plan, max_new_tokens))

@@ -209,14 +209,14 @@ class EditRow(Row):
     tidy = dict(loc=[r"^nq question:\s*"])
     left_out = "alt"
 
-# %% ../nbs/05b_public_files.ipynb #618e0c29
+# %% ../nbs/05b_public_files.ipynb #a3b8d56d
 class BadRecord(CraneError):
     "A malformed record of someone else's file."
 
     def __init__(
         self,
         what: str,  # File, record, field, and what is wrong there
-        remedy: str = "mend that record or leave it out",
+        remedy: str = "mend that record",
     ):
         super().__init__(f"{what}; {remedy}.")
         self.what = what
@@ -276,7 +276,7 @@ def unused_fields(row: Row, prefix: str = "") -> set[str]:  # Names of fields
                 unused |= unused_fields(x, f"{prefix}{_spelt(name, f)[0]}.")
     return unused
 
-# %% ../nbs/05b_public_files.ipynb #1d7c1a29
+# %% ../nbs/05b_public_files.ipynb #cfac78a9
 PIECE = 1 << 16  # Characters that are read at a time
 
 
@@ -286,7 +286,7 @@ def _pieces(path: Path, size: int) -> Iterator[str]:
         pieces = iter(lambda: f.read(size), "")
         yield from progress(pieces, f"parts of {path.name}", -(-path.stat().st_size // size))
 
-# %% ../nbs/05b_public_files.ipynb #a8f691a5
+# %% ../nbs/05b_public_files.ipynb #1dc75b97
 class Window:
     "The part of a text that is being looked at, and where in the file it stands."
 
@@ -323,7 +323,7 @@ class Window:
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 
-# %% ../nbs/05b_public_files.ipynb #64135bc0
+# %% ../nbs/05b_public_files.ipynb #c8878fd5
 _BEHIND = {",", "]"}  # What ends a value of a list
 
 
@@ -356,7 +356,7 @@ def _must(w: Window, wanted: str, what: str, path: Path) -> str:  # The characte
     w.at += 1
     return found
 
-# %% ../nbs/05b_public_files.ipynb #5624a25d
+# %% ../nbs/05b_public_files.ipynb #5d51df91
 def _list_items(pieces: Iterator[str], path: Path) -> Iterator:
     "The values of a JSON list, one after another."
     w = Window(pieces)
@@ -383,7 +383,7 @@ def _at_end(w: Window, path: Path):
         w.drop()
         raise _not_json(path, w.line, w.column, "Extra data")
 
-# %% ../nbs/05b_public_files.ipynb #d2a38204
+# %% ../nbs/05b_public_files.ipynb #359b40a6
 class Broken(NamedTuple):
     "What stands in the place of a line that is not JSON."
 
