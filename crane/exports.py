@@ -17,6 +17,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
+import yaml
 from PIL import Image
 
 from .benchmark import Benchmark, read_benchmark
@@ -194,12 +195,11 @@ def hub_head(folder: Path, splits: list[str]) -> str:  # YAML
     "The head of a data set's card."
     from datasets import DatasetInfo
     from datasets.info import DatasetInfosDict
-    from huggingface_hub import DatasetCardData
 
     def files(config):
         return [dict(split=s, path=f"{config}/{s}.parquet") for s in splits]
 
-    head = DatasetCardData(
+    head = dict(
         pretty_name="ReasonEdit-Bench, pocket world",
         language=["en"],
         license="other",
@@ -214,7 +214,7 @@ def hub_head(folder: Path, splits: list[str]) -> str:  # YAML
     )
     features = {c: features_of(folder / c / f"{splits[0]}.parquet") for c in ("probes", "edits")}
     DatasetInfosDict({c: DatasetInfo(features=f) for c, f in features.items()}).to_dataset_card_data(head)
-    return head.to_yaml()
+    return yaml.safe_dump(head, sort_keys=False)
 
 # %% ../nbs/05d_exports.ipynb #3d6068b5
 def to_hf(whole: Whole, folder: Path) -> list[str]:
@@ -223,7 +223,7 @@ def to_hf(whole: Whole, folder: Path) -> list[str]:
         (folder / config).mkdir(parents=True)
         for split in whole.splits:
             shutil.copyfile(whole.folder / f"{split}.{config}.parquet", folder / config / f"{split}.parquet")
-    write_atomic(folder / "README.md", f"---\n{hub_head(folder, list(whole.splits))}\n---\n\n{own_card(whole)}")
+    write_atomic(folder / "README.md", f"---\n{hub_head(folder, list(whole.splits))}---\n\n{own_card(whole)}")
     return [in_numbers(split, b, b.edits, b.probes) for split, b in whole.splits.items()]
 
 

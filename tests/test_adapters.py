@@ -515,6 +515,9 @@ def test_malformed_records_are_counted_and_named(tmp_path):
     says = ["7 of 10 records are malformed: eval.json record 2, field 'alt': it is missing; eval.json record 4 is no"]
     says += ["record 7, field 'src'", "; and 2 more; mend them, or skip them with --skip-bad"]
     fails(says, load, tmp_path, "VLKEB", {"": rows})
+    with pytest.raises(CraneError) as e:
+        load(tmp_path, "VLKEB", {"": rows})
+    assert str(e.value).count("record ") == 5
 
 
 def test_malformed_records_are_skipped_only_if_asked(tmp_path):
