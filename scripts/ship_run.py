@@ -31,7 +31,7 @@ READ = {  # stage -> what later notebooks read of it
     "03b_memory_editors": ["serac*.safetensors"],
     "04_failure_modes": ["examples.jsonl", "curve.jsonl", "*.png"],
     "04a_judges": ["results.json"],
-    "05a_benchmark": ["*.parquet", "*.jsonl"],
+    "05a_benchmark": ["*.parquet", "*.jsonl", "card.md"],
     "06c_retrieval": ["thresholds.json"],
     "07a_sft": ["summary.json", "log.jsonl", "**/model/*"],
     "08_grpo": ["summary.json", "log.jsonl", "**/model/*"],

@@ -24,6 +24,7 @@ spec.loader.exec_module(ship_run)
 READS = {  # notebook -> stages of which it takes what ships
     "03c_running": ["03a_mend", "03b_memory_editors"],
     "04_failure_modes": ["03a_mend", "03b_memory_editors"],
+    "05d_exports": ["05a_benchmark"],
     "06_search": ["05a_benchmark"],
     "06b_library": ["05a_benchmark"],
     "06c_retrieval": ["05a_benchmark"],
