@@ -305,7 +305,7 @@ plain_visual, noted_visual = (partial(asked_images, how=how) for how in ("plain"
 plain_messages, noted_messages = (partial(asked_messages, how=how) for how in ("plain", "noted"))
 """
 
-
+# %% ../nbs/05d_exports.ipynb #ab901e4f
 def task_yaml(split: str, how: str) -> str:  # `how`: `plain` or `noted`
     "A task's YAML file."
     metrics = "".join(
