@@ -184,11 +184,11 @@ def doctor_command(
 edits_app = typer.Typer(help="A library of edits: add, list, show, remove, undo, search.", no_args_is_help=True)
 app.add_typer(edits_app, name="edits")
 WHOLE = "What was said to be added or removed is; nothing is half done."
-Library = Annotated[Path, typer.Option("--library", help="folder of the library")]
+Library = Annotated[str, typer.Option("--library", help="folder of the library, or qdrant://HOST:PORT/COLLECTION")]
 Model = Annotated[
     str, typer.Option("--model", help="whose own encoder makes the vectors: a folder, a Hub id, or pocket")
 ]
-EDITS = Path("edits")  # where a library is if nothing else is said
+EDITS = "edits"  # where a library is if nothing else is said
 
 
 def own_encoder(model: str):
