@@ -224,6 +224,17 @@ def unloadable(
         "give a folder with a complete image-and-text checkpoint, a Hub id, or 'pocket'."
     )
 
+
+def read_config(model: str | Path):  # A folder, a Hub id, or `pocket`
+    "A model's configuration, without its weights; an unknown model is a `CraneError`."
+    from transformers import AutoConfig
+
+    path = pocket_path() if str(model) == "pocket" else model
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as e:  # every library below raises its own kinds
+        raise unloadable(str(model), e) from None
+
 # %% ../nbs/02_model.ipynb #0aa64860
 def find_think(
     processor,  # With tokenizer and chat template

@@ -44,7 +44,7 @@ from .generation import answer, by_size
 from .grpo import sizes
 from .judges import judged_chains, judged_rates, labelled_chains, name_of
 from .library import DualLibrary, default_thresholds
-from .model import MLLM, Prompt, Served, encode, load_mllm, load_processor, pocket_path, unloadable
+from .model import MLLM, Prompt, Served, encode, load_mllm, load_processor, read_config, unloadable
 from .retrieval import Hit, found
 from .routing import answer_routed, encoder_of, load_router, routing_prompt, shipped_router, thinks, unadapted
 from .running import EDITORS, TOGETHER, answer_together, by_edit, get_editor, run_together
@@ -455,15 +455,12 @@ def ask_missing(
 # %% ../nbs/09b_protocol.ipynb #f51eeab5
 def configuration(model: str):  # A folder, a Hub id, or `pocket`
     "A model's configuration, its processor and its number of parameters; its weights are not read."
-    from transformers import AutoConfig
-
-    path = pocket_path() if model == "pocket" else model
+    config = read_config(model)
     try:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        processor = load_processor(path, config)
+        processor = load_processor(config.name_or_path, config)
         if not processor.chat_template:
             raise ValueError("it has no chat template")
-        return config, processor, sizes(model)[0]
+        return config, processor, sizes(config)[0]
     except Exception as e:  # every library below raises its own kinds
         raise unloadable(model, e) from None
 

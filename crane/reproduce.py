@@ -86,11 +86,11 @@ def _seconds(runs):
     return runs / "executed" / "seconds.json"
 
 
-def expected(
+def last_took(
     root: Path,  # Project folder
     runs: Path,  # `runs/<run>`
-) -> dict[str, float]:  # Notebook name -> seconds
-    "How long each notebook took: here the last time, else in a run of its profile that is shown."
+) -> dict[str, dict]:  # Notebook name -> `seconds` and, of a run that is shown or whose times are kept, `peak_bytes`
+    "What each notebook took: here the last time, else in a run of its profile that is shown."
     shipped, promoted = DATA / "smoke" / "about.json", root / "figures" / "provenance.json"
     found = {}
     kept = root / "benchmarks" / "times" / f"{profile_of(runs.name)}.json"
@@ -98,7 +98,8 @@ def expected(
         with suppress(CraneError):
             known = read_json(path)
             if known["profile"] == profile_of(runs.name):
-                found |= {s: x["seconds"] if isinstance(x, dict) else x for s, x in known["stages"].items()}
+                for s, x in known["stages"].items():
+                    found[s] = found.get(s, {}) | (x if isinstance(x, dict) else dict(seconds=x))
     return found
 
 # %% ../nbs/11a_reproduce.ipynb #fd5089e8
@@ -457,7 +458,7 @@ def in_words(
     full: bool = False,  # With all parameters, and what kept answers have saved
 ) -> str:  # A line a notebook, and a sum
     "An outlook for people."
-    called, took = labels(view), {s: expected(root, s.runs).get(s.stage) for s in view}
+    called, took = labels(view), {s: last_took(root, s.runs).get(s.stage, {}).get("seconds") for s in view}
     wide = max(map(len, called.values()))
     lines = []
     for s, (what, why) in view.items():
@@ -525,7 +526,8 @@ class Batch:
             say(f"{where}  kept from before")
             return
         env = {"OMP_NUM_THREADS": "1"}  # however many run at a time: rounding depends on the number of threads
-        self.at[s] = Progress(where, 0, expected(self.root, s.runs).get(s.stage))
+        took = last_took(self.root, s.runs).get(s.stage, {})
+        self.at[s] = Progress(where, 0, took.get("seconds"))
         self.running[self.pool.submit(run_notebook, self.root, s, now, self.at[s], env)] = s
 
     def end(self, f: Future) -> None:
