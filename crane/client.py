@@ -35,6 +35,7 @@ class Reply:
     tokens: int = 0  # Written
     seconds: float = 0.0  # From the request to the last token
     read: list | None = None  # Where `prompt_logprobs` were asked for and given: of each token that was read
+    prompt_tokens: int | None = None  # Read, pictures included; None where the server does not count
 
 # %% ../nbs/00d_client.ipynb #4d47113a
 def key_of(body: dict) -> str:  # Hex SHA-256
@@ -164,6 +165,12 @@ def reasoned(message: dict) -> str:  # `message`: or a part of one
     return message.get("reasoning_content") or message.get("reasoning") or ""
 
 
+def counts_of(said: dict) -> tuple[int, int | None]:  # `said`: a reply or a part of one
+    "Tokens written, 0 if they are not told, and tokens read."
+    usage = said.get("usage") or {}
+    return usage.get("completion_tokens") or 0, usage.get("prompt_tokens") or None
+
+
 def whole(said: dict, seconds: float) -> Reply:  # `said`: as the protocol has it
     "A reply that came at once."
     try:
@@ -172,17 +179,17 @@ def whole(said: dict, seconds: float) -> Reply:  # `said`: as the protocol has i
     except (KeyError, IndexError, TypeError):
         raise Foreign("its reply has no choices") from None
     ended = (choice.get("finish_reason") or "stop") == "stop"
-    tokens = (said.get("usage") or {}).get("completion_tokens") or 0
+    tokens, asked = counts_of(said)
     text = message.get("content") or ""
-    return Reply(text, reasoned(message), ended, tokens, seconds, said.get("prompt_logprobs"))
+    return Reply(text, reasoned(message), ended, tokens, seconds, said.get("prompt_logprobs"), asked)
 
 
 async def streamed(chunks, start: float) -> Reply:
     "A reply that came piece by piece; without an end it is `Broken`."
-    text, reasoning, finish, tokens, pieces = "", "", None, 0, 0
+    text, reasoning, finish, tokens, asked, pieces = "", "", None, 0, None, 0
     async for chunk in chunks:
         said = chunk.model_dump()
-        tokens = (said.get("usage") or {}).get("completion_tokens") or tokens
+        tokens, asked = (new or old for new, old in zip(counts_of(said), (tokens, asked)))
         for choice in (said.get("choices") or [])[:1]:
             delta = choice.get("delta") or {}
             text += delta.get("content") or ""
@@ -192,7 +199,7 @@ async def streamed(chunks, start: float) -> Reply:
     if not finish:
         raise Broken("the reply broke off")
     # a server that does not count sends most tokens one by one
-    return Reply(text, reasoning, finish == "stop", tokens or pieces, time.time() - start)
+    return Reply(text, reasoning, finish == "stop", tokens or pieces, time.time() - start, None, asked)
 
 # %% ../nbs/00d_client.ipynb #1e788afe
 async def ask_once(

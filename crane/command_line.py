@@ -561,6 +561,9 @@ Further = Annotated[
 Cache = Annotated[
     str, typer.Option("--cache", help="replies of a server: write keeps them, read asks nothing new, off does neither")
 ]
+Price = Annotated[
+    str, typer.Option("--price", help="of a million tokens in and out, such as 0.5,1.5; then T7 has what answers cost")
+]
 Correct = Annotated[
     bool, typer.Option("--correct", help="also print Grounded Success corrected for the errors of its judge")
 ]
@@ -587,6 +590,7 @@ def evaluate_command(
     request: Further = "",
     at_once: Annotated[int, typer.Option("--at-once", min=1, help="requests at a time, to a server")] = 8,
     cache: Cache = "write",
+    price: Price = "",
     judge: Judge = "",
     judge_model: Annotated[str, typer.Option("--judge-model", help="its name there")] = "",
     correct: Correct = False,
@@ -606,11 +610,13 @@ def evaluate_command(
             model_for,
             processes,
             rank,
+            read_price,
         )
         from crane.public_files import missing_images
 
         if judge and not judge_model:
             raise CraneError(f"--judge {judge} serves models by name: say by --judge-model which of them judges.")
+        money = read_price(price)
         kept = dict(at_once=at_once, replies=out / "replies.sqlite", cache=cache)
         by = served_judge(judge, judge_model, **kept) if judge else None
         server = of_server(model, served=served, base=base, further=request, **kept)
@@ -627,9 +633,9 @@ def evaluate_command(
                 print(in_words(plan, max_new_tokens))
                 return
             m = model_for(method, model, max_new_tokens, **server)
-            draws = dict(samples=samples, temperature=temperature)
-            scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, **draws)
+            how = dict(samples=samples, temperature=temperature, price=money)
+            scored = evaluate(method, m, edits, probes, world, out, retrieval, seed=seed, **how)
             if not rank():
                 results = judged_results(scored, probes, out, by, correct)
-                print("\n".join(in_lines(results, scored, max_new_tokens)))
+                print("\n".join(in_lines(results, scored, max_new_tokens, money)))
                 print(f"traces and results: {os.path.relpath(out)}")

@@ -313,7 +313,7 @@ def rows_of(file):
     "What a file holds, once SQLite finds no fault in it."
     with closing(sqlite3.connect(file)) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
-        return db.execute("SELECT text, ended, tokens, seconds FROM answers").fetchall()
+        return db.execute("SELECT text, ended, tokens, seconds FROM completions").fetchall()
 
 
 def test_three_processes_at_once(tmp_path):
