@@ -373,7 +373,7 @@ _CLAUSE = re.compile(
     r"(?=(?:but|yet|however|although|though|whereas|except that|sino|aber|sondern|mais|pero)\b)",
     re.I,
 )
-_QUOTED = re.compile(r"[\"“„«「『][^\"”“»」』\n]{18,}?[\"”“»」』]")
+_QUOTED = re.compile(r"[\"“„«「『][^\"”“»」』\n]{18,1000}?[\"”“»」』]")
 _GOES_ON = re.compile(r"\W*(?:and|but|not|for|since|as|because|which|the|that|then|full stop|thank)\b", re.I)
 
 

@@ -8,12 +8,14 @@ __all__ = ['MODALITIES', 'Entry', 'Contradiction', 'DualLibrary', 'Place', 'defa
 # %% ../nbs/06b_library.ipynb #b11b45b2
 import hashlib
 import json
+import math
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from .core import CraneError, Edit, normalize, read_json, read_records, sha256_f
 from .search import Encoder, Library, key64
 from crane.store import (
     COMPACT_AFTER,
+    REMEDY,
     VERSION,
     Records,
     Revision,
@@ -132,15 +135,25 @@ def record(self: DualLibrary, n: int) -> tuple[dict, int]:  # The record and its
     return rec, rec.get("revision", number)
 
 
+_SHA256 = re.compile("[0-9a-f]{64}")  # the name of a kept picture
+
+
 @patch
 def entry(self: DualLibrary, modality: str, row: int) -> Entry:
     "What the library keeps in a row; a picture that the encoder's world does not hold is the stored one."
-    rec, number = self.record(int(getattr(self, modality).records[row]))
-    e = Edit(**rec["edit"])
+    try:
+        rec, number = self.record(int(getattr(self, modality).records[row]))
+        e, picture = Edit(**rec["edit"]), rec["picture"]
+        if self.folder and (picture or e.image):
+            _SHA256.fullmatch(picture)[0]  # no other path, which a stranger might have written there
+        entry = Entry(e, float(rec["at"]), str(rec["source"]), number)
+    except (KeyError, TypeError, ValueError, IndexError) as wrong:
+        why = " ".join(f"{type(wrong).__name__}: {wrong}".split())[:200]
+        raise CraneError(f"an edit in the library in {self.folder} is damaged ({why}): {REMEDY}.") from None
     known = getattr(getattr(self.encoder, "world", None), "images", {})
-    if rec["picture"] and e.image not in known:
-        e = e.model_copy(update=dict(image=str(self.folder / "pictures" / rec["picture"])))
-    return Entry(e, rec["at"], rec["source"], number)
+    if picture and e.image not in known:
+        e = e.model_copy(update=dict(image=str(self.folder / "pictures" / picture)))
+    return replace(entry, edit=e)
 
 
 @patch
@@ -253,6 +266,19 @@ def read_number(self: DualLibrary, n: int) -> Revision:
 
 
 @patch
+def take_in(self: DualLibrary, revision: Revision, n: int):
+    "Make the change of a revision; one whose fields or arrays do not fit is a `CraneError`, whoever has written it."
+    try:
+        if not all(math.isfinite(revision.info["thresholds"][k]) for k in MODALITIES):
+            raise ValueError("a threshold is no number")
+        self.apply(*revision)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as e:
+        self.begin()
+        why = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+        raise CraneError(f"{revision_path(self.folder, n)} is damaged ({why}): {REMEDY}.") from None
+
+
+@patch
 def _catch_up(self: DualLibrary):
     numbers = revision_numbers(self.folder)
     new, opening = [n for n in numbers if n > self.number], not self.number
@@ -263,7 +289,7 @@ def _catch_up(self: DualLibrary):
         revision = self.read_number(n)
         if n != self.number + 1:
             self.begin()  # what comes before is in the base
-        self.apply(*revision)
+        self.take_in(revision, n)
     if opening and new:
         self.thresholds = self.recorded | self.given
         self.check_encoder()
@@ -577,7 +603,7 @@ def read_edits(
         known = world and e.image in world.images
         if not e.image or known:
             return e
-        return e.model_copy(update=dict(image=str((folder / e.image).resolve())))
+        return e.model_copy(update=dict(image=str((folder / e.image).absolute())))
 
     return [place(e) for e in read_records(Edit, path)]
 

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .core import CraneError, write_atomic
+from .core import CraneError, parse_json, write_atomic
 
 # %% ../nbs/06a_store.ipynb #4f27bd69
 FORMAT, VERSION = "crane-library", 1
@@ -33,7 +33,7 @@ def checksum(info: dict, arrays: Iterator[tuple[str, np.ndarray]]) -> str:  # He
     h = hashlib.sha256(json.dumps(info, sort_keys=True).encode())
     for name, x in arrays:
         h.update(f"{name}{x.dtype}{x.shape}".encode())
-        h.update(memoryview(np.ascontiguousarray(x)).cast("B"))
+        h.update(memoryview(np.ascontiguousarray(x).reshape(-1)).cast("B"))
     return h.hexdigest()
 
 
@@ -117,20 +117,19 @@ def open_revision(path: Path):  # The open file, its fields, the recorded checks
         meta = names.pop("__metadata__", {})
         if meta.get("format") != FORMAT:
             raise CraneError(f"{path} is no revision of a library of edits: move it out of the folder.")
-        revision = Revision(dict(json.loads(meta["info"])), meta["sha256"], None)
+        parts = {k: Stored(file, x["dtype"], x["shape"], start + x["data_offsets"][0]) for k, x in names.items()}
+        return file, Revision(dict(parse_json(meta["info"])), meta["sha256"], parts)
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as e:
         raise CraneError(f"{path} is damaged ({e}): {REMEDY}.") from None
-    parts = {k: Stored(file, x["dtype"], x["shape"], start + x["data_offsets"][0]) for k, x in names.items()}
-    return file, revision._replace(part=parts)
 
 
 def read_revision(path: Path) -> Revision:
     "Read one revision and compare its checksum; a damaged or foreign file is a `CraneError`."
     file, (info, recorded, parts) = open_revision(path)
     version = info.get("version", VERSION)
-    if version > VERSION:
+    if not isinstance(version, int) or version > VERSION:
         says = f"{path} is of version {version} of the format, and this package reads up to {VERSION}"
         raise CraneError(f"{says}: update the package.")
     if checksum(info, ((k, parts[k][:]) for k in sorted(parts))) != recorded:
@@ -149,7 +148,7 @@ class Records:
 
     def __getitem__(self, i: int) -> dict:
         a, b = self.ends[i : i + 2]
-        return json.loads(str(self.text[int(a) : int(b)], "utf8"))
+        return parse_json(str(self.text[int(a) : int(b)], "utf8"))
 
 
 def pack_records(rows: list[dict]) -> dict[str, np.ndarray]:  # `records`, `ends`
