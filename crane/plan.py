@@ -39,7 +39,7 @@ def unknown(
     hint = f"did you mean '{near[0]}'? " if near else ""
     return CraneError(f"unknown {what} '{name}': {hint}(known: {', '.join(known) or 'none'}).")
 
-# %% ../nbs/11_plan.ipynb #efcdae6a
+# %% ../nbs/11_plan.ipynb #229cf25f
 class Plain(yaml.SafeLoader):
     "Plain YAML, without aliases: ten lines of them stand for more than memory holds."
 
@@ -337,7 +337,7 @@ def imports(
 ) -> frozenset[str]:  # Dotted names; `crane.x` also for `from crane import x`
     "What a text of Python imports, wherever in it; lines that only IPython understands are passed over."
     try:
-        tree = ast.parse(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))
+        tree = ast.parse(re.sub(r"^[^\S\n]*[%!].*$", "", code, flags=re.M))
     except SyntaxError:
         return frozenset()
     found = set()

@@ -355,7 +355,7 @@ def shareable(
     text = nbformat.writes(nb)
     for path, name in (root, "."), (Path.home(), "~"), (sys.base_prefix, "python"):
         text = text.replace(str(path), name)
-    return re.sub(r"/[\w/.-]*/ipykernel_\d+/\d+\.py", "cell", text) + "\n"
+    return re.sub(r"(?<![\w/.-])/[\w/.-]*/ipykernel_\d+/\d+\.py", "cell", text) + "\n"
 
 # %% ../nbs/11a_reproduce.ipynb #5544757b
 def promotable(

@@ -1,15 +1,10 @@
-"""Every regular expression of the package, and texts on which one that is worse than linear shows it.
-
-python patterns.py SIZE SECONDS    print the patterns that take longer on a text of that size
-"""
+"""Every regular expression of the package, and texts on which one that is worse than linear shows it."""
 
 import ast
 import importlib
-import json
 import pkgutil
 import re
 import signal
-import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,18 +13,29 @@ import crane
 FLAGS = {name: getattr(re, name) for name in ("I", "S", "M", "X", "A", "IGNORECASE", "DOTALL", "MULTILINE", "VERBOSE")}
 USES = {"compile", "search", "match", "fullmatch", "sub", "subn", "split", "findall", "finditer"}
 MODULES = [m.name for m in pkgutil.iter_modules(crane.__path__) if m.name not in ("_modidx", "__main__")]
+# what reads chains sentence by sentence is measured as a whole: its patterns never see more than a sentence
+BY_SENTENCE = {"commitments", "first_rules"}
+
+
+def code(name):
+    return (Path(crane.__file__).parent / f"{name}.py").read_text()
+
+
+def anchored(use):
+    "Whether a pattern is only tried at the beginning of a text."
+    return use in ("match", "fullmatch")
 
 
 def written(name):
-    "Patterns that stand as a text in a module, with their flags; those with a part that is only known later too."
-    for n in ast.walk(ast.parse((Path(crane.__file__).parent / f"{name}.py").read_text())):
+    "Patterns that stand as a text in a module, their flags and use; those with a part that is only known later too."
+    for n in ast.walk(ast.parse(code(name))):
         if isinstance(n, ast.Call) and ast.unparse(n.func) in {f"re.{use}" for use in USES} and n.args:
             flags = sum(FLAGS[x.attr] for x in ast.walk(n) if isinstance(x, ast.Attribute) and x.attr in FLAGS)
             if isinstance(n.args[0], ast.Constant):
-                yield n.args[0].value, flags
+                yield n.args[0].value, flags, n.func.attr
             elif isinstance(n.args[0], ast.JoinedStr):
                 parts = [p.value if isinstance(p, ast.Constant) else "Peru" for p in n.args[0].values]
-                yield "".join(parts), flags
+                yield "".join(parts), flags, n.func.attr
 
 
 def held(x, depth=0):
@@ -43,28 +49,32 @@ def held(x, depth=0):
 
 def made_later():
     "Patterns that functions make."
-    from crane import commitments, core, model
-    from crane.names import NEW, OLD
+    from crane import core, model
 
     yield core._quoted((*core.MARKUPS.values(), *core.ANSWERS.values()))
     yield model._markup(("<|im_end|>", "[INST]"))
-    for sign in NEW, OLD:
-        yield from commitments._patterns(sign).values()
 
 
 def patterns():
-    "Pattern and flags -> where it stands."
+    "Pattern -> the module in which it stands, and whether it is tried at the beginning of a text only."
     found = {}
-    for name in MODULES:
-        for text, flags in written(name):
+
+    def note(p, where, at_the_beginning):
+        _, other = found.get(p, (where, True))
+        found[p] = where, other and at_the_beginning
+
+    for name in [m for m in MODULES if m not in BY_SENTENCE]:
+        for text, flags, use in written(name):
             with suppress(re.error):  # of what is only a part of one
-                found.setdefault(re.compile(text, flags), name)
-        for x in vars(importlib.import_module(f"crane.{name}")).values():
+                if use != "compile":
+                    note(re.compile(text, flags), name, anchored(use))
+        for called, x in vars(importlib.import_module(f"crane.{name}")).items():
+            uses = re.findall(rf"\b{called}\.(\w+)\(", code(name))
             for p in held(x):
-                found.setdefault(p, name)
+                note(p, name, bool(uses) and all(map(anchored, uses)))
     for p in made_later():
-        found.setdefault(p, "made by a function")
-    return {p: where for p, where in found.items() if isinstance(p.pattern, str)}
+        note(p, "made by a function", False)
+    return {p: about for p, about in found.items() if isinstance(p.pattern, str)}
 
 
 COMMON = [" ", "a", "0", "A", ".", "\n", "a ", "A ", " a", "0,", "(", "<", '"', "'", "a.", "not ", "[^", "É", "_", "- "]
@@ -84,33 +94,35 @@ def slow(*_):
     raise Slow
 
 
-def takes_too_long(p, text, seconds):
-    "Whether a search through a text takes more than so many seconds of this process."
+def within(seconds, f):
+    "Whether a call ends within so many seconds of this process."
+    before = signal.signal(signal.SIGVTALRM, slow)
     signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
     try:
-        for _ in p.finditer(text):
-            pass
-        p.fullmatch(text)
+        f()
     except Slow:
-        return True
+        return False
     finally:
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
-    return False
+        signal.signal(signal.SIGVTALRM, before)
+    return True
 
 
-def worse_than_linear(size, seconds):
-    "Patterns that take too long on some text, with the pump that showed it."
-    signal.signal(signal.SIGVTALRM, slow)
-    found = patterns()
-    for p, where in found.items():
-        for pump in pumps(p):
-            text = (pump * (size // len(pump) + 1))[:size]
-            if takes_too_long(p, text + "\x00", seconds):
-                yield dict(pattern=p.pattern[:300], where=where, pump=pump)
-                break
-    yield dict(patterns=len(found))
+def repeated(pump, size):
+    return (pump * (size // len(pump) + 1))[:size]
 
 
-if __name__ == "__main__":
-    for found in worse_than_linear(int(sys.argv[1]), float(sys.argv[2])):
-        print(json.dumps(found), flush=True)
+def read_through(p, text, at_the_beginning):
+    "Use a pattern as the package does."
+    p.fullmatch(text)
+    if not at_the_beginning:
+        for _ in p.finditer(text):
+            pass
+
+
+def slow_pumps(p, at_the_beginning, size, seconds):
+    "On what a pattern takes too long."
+    texts = {pump: repeated(pump, size) + "\x00" for pump in pumps(p)}
+    return [
+        pump for pump, text in texts.items() if not within(seconds, lambda t=text: read_through(p, t, at_the_beginning))
+    ]
