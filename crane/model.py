@@ -47,7 +47,7 @@ def _markup(special: tuple[str, ...]) -> re.Pattern:
     tokens = sorted(filter(None, special), key=len, reverse=True)
     return re.compile("|".join([_TAGS, *map(re.escape, tokens)]), re.I)
 
-# %% ../nbs/02_model.ipynb #dee7ba97
+# %% ../nbs/02_model.ipynb #a31aa4c1
 def taken_apart(text: str, special: tuple[str, ...]) -> str:
     "A text without any tag, in a time that grows with its length and not with how deep the tags are nested."
     tag = re.compile(f"(?:{_markup(special).pattern})\\Z", re.I)
@@ -393,7 +393,12 @@ def chat(
     prompt: Prompt,
 ) -> str:  # Text with the model's own markup
     "A prompt through the model's chat template, up to where the model begins to write."
-    return m.processor.apply_chat_template(prompt.messages(m.special), add_generation_prompt=True, tokenize=False)
+    messages = prompt.messages(m.special)
+    try:
+        return m.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except Exception as e:  # a template is a small program, which may fail or be refused in any way
+        why = " ".join(str(e).split())[:200]
+        raise CraneError(f"the chat template of model {m.name!r} fails ({why}): use the one that belongs to it.") from e
 
 
 def opening(m: MLLM) -> str:  # The think tag with the space behind it, often nothing
