@@ -115,13 +115,23 @@ def _counted(items, tokens, bar):
         yield item
 
 # %% ../nbs/00_core.ipynb #95713dc3
-def _sync(folder: Path):
+def sync_folder(folder: Path):
     "Wait until the disk has the names in a folder."
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_folder(path: Path, durable: bool = False) -> None:  # `durable`: return only when the disk has it
+    "Make a folder and those above it."
+    if path.is_dir():
+        return
+    make_folder(path.parent, durable)
+    path.mkdir(exist_ok=True)
+    if durable:
+        sync_folder(path.parent)
 
 # %% ../nbs/00_core.ipynb #f9ccdd32
 def write_atomic(
@@ -131,7 +141,7 @@ def write_atomic(
 ) -> Path:  # The path
     "Write a file so that no reader ever sees half of it."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, durable)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "wb") as f:
@@ -142,12 +152,12 @@ def write_atomic(
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
         if durable:
-            _sync(path.parent)
+            sync_folder(path.parent)
     finally:
         Path(tmp).unlink(missing_ok=True)
     return path
 
-# %% ../nbs/00_core.ipynb #7c33504b
+# %% ../nbs/00_core.ipynb #08cb3f0c
 def json_bytes(obj, indent: int = None) -> bytes:
     "An object as a line of JSON, with keys sorted so that equal content gives equal bytes."
     text = json.dumps(obj, indent=indent, sort_keys=True, ensure_ascii=False) + "\n"
@@ -360,7 +370,7 @@ class Probe(Record):
     also: list[str] = []  # Ids of other edits that must be made too
     source: str = ""  # As in the edit
 
-# %% ../nbs/00_core.ipynb #2ce32e31
+# %% ../nbs/00_core.ipynb #067f2802
 LARGEST = 1 << 28  # Bytes of a file of records of others; our choice, far above any public data set of this kind
 
 

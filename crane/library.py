@@ -7,7 +7,6 @@ __all__ = ['MODALITIES', 'Entry', 'Contradiction', 'DualLibrary', 'Place', 'defa
 
 # %% ../nbs/06b_library.ipynb #b11b45b2
 import hashlib
-import json
 import math
 import os
 import re
@@ -23,7 +22,19 @@ from typing import NamedTuple
 import numpy as np
 from fastcore.basics import patch
 
-from .core import CraneError, Edit, normalize, read_json, read_records, sha256_file, shipped, span, write_atomic
+from crane.core import (
+    CraneError,
+    Edit,
+    make_folder,
+    normalize,
+    read_json,
+    read_records,
+    sha256_file,
+    shipped,
+    span,
+    sync_folder,
+    write_atomic,
+)
 from .search import Encoder, Library, key64
 from crane.store import (
     COMPACT_AFTER,
@@ -33,8 +44,8 @@ from crane.store import (
     Revision,
     checksum,
     locked,
+    open_revision,
     pack_records,
-    read_header,
     read_revision,
     revision_numbers,
     revision_path,
@@ -84,7 +95,7 @@ class DualLibrary:
         self.thresholds = dict(visual=-1.0, textual=-1.0) | self.given
         self.begin()
         if self.folder:
-            self.folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self.folder, durable=True)
             self.refresh()
 
     def __len__(self):
@@ -285,7 +296,11 @@ def _catch_up(self: DualLibrary):
     if new and new[0] != self.number + 1:
         new, opening = numbers, True
         self.begin()
+    gap = new and new != [*range(self.number + 1, self.number + 1 + len(new))]
+    base = self.base_number() if gap else 0
     for n in new:
+        if n != self.number + 1 and n < base:
+            continue  # it is in the base, and was being removed when the power went
         revision = self.read_number(n)
         if n != self.number + 1:
             self.begin()  # what comes before is in the base
@@ -368,8 +383,7 @@ def base_number(self: DualLibrary) -> int:  # 0 if revisions were never put toge
     "Number of the revision in which the earlier ones were put together."
 
     def is_base(n):
-        with revision_path(self.folder, n).open("rb") as f:
-            return json.loads(read_header(f)[0]["__metadata__"]["info"])["op"] == "base"
+        return open_revision(revision_path(self.folder, n))[1].info["op"] == "base"
 
     return next((n for n in reversed(revision_numbers(self.folder)) if is_base(n)), 0)
 
@@ -575,9 +589,11 @@ def compact(self: DualLibrary):
         if rows := [at.row for at in places if at.modality == c]:
             arrays[k] = libraries[c].index.reconstruct_batch(np.array(rows, np.int64))
     write_revision(self.folder, self.fields("base", self.number, self.before) | dict(stands_for=self.sha), arrays)
-    for n in revision_numbers(self.folder)[::-1]:  # so that whoever stops here leaves no gap but that before the base
-        if n < self.number:
-            revision_path(self.folder, n).unlink()
+    first, *others = [n for n in revision_numbers(self.folder) if n < self.number] or [0]
+    for n in others[::-1]:  # so that whoever stops here leaves no gap but that before the base
+        revision_path(self.folder, n).unlink()
+    sync_folder(self.folder)  # what the others build on goes last, also where the power goes
+    revision_path(self.folder, first).unlink(missing_ok=True)
     self.begin()
     self.refresh()
 

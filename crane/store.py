@@ -58,7 +58,11 @@ def write_revision(
     sha = checksum(info, sorted(arrays.items()))
     whole = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
     data = save(whole, metadata=dict(format=FORMAT, info=json.dumps(info), sha256=sha))
-    write_atomic(revision_path(folder, info["number"]), data, durable=True)
+    path = revision_path(folder, info["number"])
+    if info["op"] != "base" and path.exists():  # two hold the lock, as some network file systems let them
+        lost = f"another process has written {path} although the folder was locked"
+        raise CraneError(f"{lost}: give the command again, and keep the library on a disk of this machine.")
+    write_atomic(path, data, durable=True)
     return sha
 
 # %% ../nbs/06a_store.ipynb #f016d344
@@ -165,18 +169,21 @@ def locked(
 ):
     "Hold a folder for one writer; others wait a while."
     with path.open("a+") as f:
-        end = time.time() + patience
+        end = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
-                if time.time() > end:
+            except BlockingIOError:
+                if time.monotonic() > end:
                     f.seek(0)
                     writer = f"another process ({f.read() or 'unknown'}) has been writing to the library"
                     waited = f"in {path.parent} for {patience:.0f} seconds"
                     raise CraneError(f"{writer} {waited}: try again when it is done.") from None
                 time.sleep(0.02)
+            except OSError as e:
+                no = f"the file system of {path.parent} keeps no locks ({e.strerror})"
+                raise CraneError(f"{no}: keep the library on a disk of this machine.") from None
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()

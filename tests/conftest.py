@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import re
+import signal
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -69,6 +70,22 @@ KEPT = os.environ.get("CRANE_FAULTS", "")  # folder for the rows of the long set
 def times(short: int, long: int) -> int:
     "How often a fault is tried."
     return long if KEPT else short
+
+
+@contextmanager
+def bounded(seconds=60):
+    "Fail rather than hang; the bound is far above what anything here takes."
+
+    def late(*_):
+        raise AssertionError(f"it takes longer than {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
 
 
 @dataclass

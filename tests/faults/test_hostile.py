@@ -4,10 +4,8 @@ import json
 import os
 import random
 import resource
-import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +15,7 @@ import pytest
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
-from conftest import times
+from conftest import bounded, times
 from hostile import EDIT, LINES, PATHS, REFUSED, SHOWN, TEXTS, VISUAL, flipped, saved
 
 from crane.benchmark import read_benchmark
@@ -32,22 +30,6 @@ from crane.store import FORMAT, checksum, revision_path
 from crane.world import load_world, open_image
 
 pytestmark = pytest.mark.faults
-
-
-@contextmanager
-def bounded(seconds=60):
-    "Fail rather than hang; the bound is far above what anything here takes."
-
-    def late(*_):
-        raise AssertionError(f"it takes longer than {seconds} seconds")
-
-    before = signal.signal(signal.SIGALRM, late)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def put(path, data):
