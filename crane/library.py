@@ -296,10 +296,9 @@ def _catch_up(self: DualLibrary):
     if new and new[0] != self.number + 1:
         new, opening = numbers, True
         self.begin()
-    gap = new and new != [*range(self.number + 1, self.number + 1 + len(new))]
-    base = self.base_number() if gap else 0
+    base = self.base_number() if new and new[-1] - new[0] >= len(new) else 0  # where some are missing
     for n in new:
-        if n != self.number + 1 and n < base:
+        if self.number and n != self.number + 1 and n < base:
             continue  # it is in the base, and was being removed when the power went
         revision = self.read_number(n)
         if n != self.number + 1:
@@ -383,7 +382,7 @@ def base_number(self: DualLibrary) -> int:  # 0 if revisions were never put toge
     "Number of the revision in which the earlier ones were put together."
 
     def is_base(n):
-        return open_revision(revision_path(self.folder, n))[1].info["op"] == "base"
+        return open_revision(revision_path(self.folder, n))[1].info.get("op") == "base"
 
     return next((n for n in reversed(revision_numbers(self.folder)) if is_base(n)), 0)
 
