@@ -3,7 +3,7 @@ PROFILE ?= pocket
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH = 1
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test faults lint lab docs readme setup
+.PHONY: help reproduce test faults lint lab docs readme release setup
 
 help:        ## list the commands
 	@echo "CRANE companion"; grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,3 +36,7 @@ docs: setup    ## build the site into _docs, offline
 
 readme: setup    ## write README.md from nbs/index.ipynb
 	@$(BIN)/python scripts/docs.py readme
+
+release: setup    ## build the wheel into dist/ with its bill of materials; the same commit gives the same bytes
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/python scripts/sbom.py dist
