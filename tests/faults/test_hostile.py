@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import resource
 import subprocess
 import sys
@@ -378,3 +379,43 @@ def test_an_edit_is_searched_and_listed_whatever_its_texts(tmp_path, tried, what
 def test_memory_stays_bounded():
     "All of this has been done in this process."
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 4 << 20  # kB
+
+
+# ---- tables and figures
+
+
+@pytest.mark.parametrize("what", TEXTS)
+def test_a_text_stays_a_text_in_tables(tmp_path, tried, what):
+    import csv
+
+    import pandas as pd
+
+    from crane.report import save_table
+
+    text = TEXTS[what]
+    with tried(f"text: {what}", "tables", "the text").once():
+        save_table(pd.DataFrame({text: [text, "2"]}, index=pd.Index([text, "b"], name="method")), tmp_path, "T", text)
+        rows = (tmp_path / "T.md").read_text().split("\n\n")[0].splitlines()
+        cells = [re.split(r"(?<!\\)\|", row)[1:-1] for row in rows]
+        assert len(rows) == 4 and {len(c) for c in cells} == {2}, rows
+        assert not re.search(r"<[A-Za-z/!?]|(?<!\\)!\[|(?<!\\)\]\(javascript", "\n".join(rows))
+        lines = [line for line in (tmp_path / "T.tex").read_text().splitlines() if "&" in line]
+        plain = re.sub(r"\\text(backslash|asciicircum|asciitilde)\{\}|\\[%_&$#{}]", "", lines[0]).removesuffix(r" \\")
+        assert len(lines) == 3 and not re.search(r"[\\$#{}^~%]", plain), plain
+        with (tmp_path / "T.csv").open(newline="") as f:
+            assert [*csv.reader(f)][1] == [text, text]
+
+
+@pytest.mark.parametrize("what", TEXTS)
+def test_a_text_stays_a_text_in_figures(tmp_path, tried, what):
+    import matplotlib.pyplot as plt
+
+    from crane.figures import gallery
+
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "a_b.png")
+    text = TEXTS[what] + " $x$ $\\frac{1}$"
+    fields = ("failure", "method", "kind", "question", "old", "new", "answer", "sentence", "text", "mode")
+    with tried(f"text: {what}", "figures", "the text").once():
+        fig = gallery([dict.fromkeys(fields, text) | dict(image="a/b", times=1, tf=None)], tmp_path)
+        fig.savefig(tmp_path / "x.png")
+        plt.close(fig)
