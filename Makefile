@@ -3,7 +3,7 @@ PROFILE ?= pocket
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH = 1
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint lab docs readme setup
+.PHONY: help reproduce test faults lint lab docs readme release setup
 
 help:        ## list the commands
 	@echo "CRANE companion"; grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -21,6 +21,10 @@ test: setup    ## all checks: ruff, every notebook at smoke parameters from noth
 	$(BIN)/crane reproduce --profile smoke --fresh || status=1; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder || status=1; exit $$status
 
+faults: setup    ## try every fault and every hostile input many times over, and keep what was survived for the site
+	@rm -rf runs/faults; CRANE_FAULTS=$(CURDIR)/runs/faults CRANE_KILLS=300 OMP_NUM_THREADS=1 \
+	$(BIN)/python -m pytest -m faults -n 2 --dist loadfile --no-loadscope-reorder && $(BIN)/python scripts/ship_faults.py
+
 lint: setup    ## check style: ruff on notebooks, scripts, tests and the package
 	@$(BIN)/ruff check nbs tests benchmarks scripts crane && $(BIN)/ruff format --check nbs tests benchmarks scripts
 
@@ -32,3 +36,7 @@ docs: setup    ## build the site into _docs, offline
 
 readme: setup    ## write README.md from nbs/index.ipynb
 	@$(BIN)/python scripts/docs.py readme
+
+release: setup    ## build the wheel into dist/ with its bill of materials; the same commit gives the same bytes
+	@SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) $(BIN)/python -m build --wheel --no-isolation --outdir dist . >/dev/null
+	@$(BIN)/python scripts/sbom.py dist

@@ -26,7 +26,10 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, rich_markup_mode=N
 
 @app.callback()
 def _crane():
-    "CRANE companion: run the notebooks in batch, examine the data, keep a library of edits."
+    """CRANE companion: run the notebooks in batch, examine the data, keep a library of edits.
+
+    Only notebooks and --method file.py:function run code that is given; nothing else that is read does.
+    """
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -54,6 +57,10 @@ def told(kept: str = ""):  # Said after Ctrl-C
     except OSError as e:
         file = f" ({e.filename})" if e.filename else ""
         _stop(1, f"crane: {e.strerror or e}{file}: mend that, and give the same command again.")
+    except UnicodeError as e:
+        _stop(1, f"crane: what was given is no text ({e}): write it in UTF-8.")
+    except SystemExit as e:
+        _stop(1, f"crane: something that ran, such as a method of your own, called exit({e.code}): take that out.")
     except KeyboardInterrupt:
         _stop(130, f"crane: stopped. {kept}".rstrip())
 

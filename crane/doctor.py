@@ -6,7 +6,6 @@
 __all__ = ['Finding', 'examine', 'examine_second']
 
 # %% ../nbs/01c_doctor.ipynb #81458416
-import io
 import re
 from collections import Counter, defaultdict
 from itertools import product
@@ -25,6 +24,7 @@ from crane.world import (
     Entity,
     Source,
     World,
+    decoded,
     find_twins,
     open_image,
     picture_distance,
@@ -72,7 +72,7 @@ _DISC = (sum(x**2 for x in np.mgrid[-1:1:12j, -1:1:12j]) < 0.8)[..., None]  # co
 
 def _views(png):
     "A picture squeezed to a square, and its middle square: (2, 432) floats in [0, 1]."
-    im = Image.open(io.BytesIO(png)).convert("RGB")
+    im = decoded(png)
     (width, height), side = im.size, min(im.size)
     left, top = (width - side) // 2, (height - side) // 2
     right, bottom = (width + side) // 2, (height + side) // 2

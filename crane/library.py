@@ -7,12 +7,14 @@ __all__ = ['Entry', 'Contradiction', 'DualLibrary', 'Place', 'default_thresholds
 
 # %% ../nbs/06b_library.ipynb #b11b45b2
 import hashlib
+import math
 import os
+import re
 import time
 import uuid
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +27,7 @@ from .search import Encoder, Library, key64
 from crane.store import (
     COMPACT_AFTER,
     MODALITIES,
+    REMEDY,
     VERSION,
     Folder,
     Records,
@@ -138,15 +141,25 @@ def record(self: DualLibrary, n: int) -> tuple[dict, int]:  # The record and its
     return rec, rec.get("revision", number)
 
 
+_SHA256 = re.compile("[0-9a-f]{64}")  # the name of a kept picture
+
+
 @patch
 def entry(self: DualLibrary, modality: str, row: int) -> Entry:
     "What the library keeps in a row; a picture that the encoder's world does not hold is the stored one."
-    rec, number = self.record(int(getattr(self, modality).records[row]))
-    e = Edit(**rec["edit"])
+    try:
+        rec, number = self.record(int(getattr(self, modality).records[row]))
+        e, picture = Edit(**rec["edit"]), rec["picture"]
+        if self.store and (picture or e.image):
+            _SHA256.fullmatch(picture)[0]  # no other path, which a stranger might have written there
+        entry = Entry(e, float(rec["at"]), str(rec["source"]), number)
+    except (KeyError, TypeError, ValueError, IndexError) as wrong:
+        why = " ".join(f"{type(wrong).__name__}: {wrong}".split())[:200]
+        raise CraneError(f"an edit in the library in {self.store} is damaged ({why}): {REMEDY}.") from None
     known = getattr(getattr(self.encoder, "world", None), "images", {})
-    if rec["picture"] and e.image not in known:
-        e = e.model_copy(update=dict(image=str(self.store.picture(rec["picture"]))))
-    return Entry(e, rec["at"], rec["source"], number)
+    if picture and e.image not in known:
+        e = e.model_copy(update=dict(image=str(self.store.picture(picture))))
+    return replace(entry, edit=e)
 
 
 @patch
@@ -252,17 +265,33 @@ def read_number(self: DualLibrary, n: int) -> Revision:
 
 
 @patch
+def take_in(self: DualLibrary, revision: Revision, n: int):
+    "Make the change of a revision; one whose fields or arrays do not fit is a `CraneError`, whoever has written it."
+    try:
+        if not all(math.isfinite(revision.info["thresholds"][k]) for k in MODALITIES):
+            raise ValueError("a threshold is no number")
+        self.apply(*revision)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as e:
+        self.begin()
+        why = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+        raise CraneError(f"revision {n} of the library in {self.store} is damaged ({why}): {REMEDY}.") from None
+
+
+@patch
 def _catch_up(self: DualLibrary):
     numbers = self.store.numbers(self.number)
     new, opening = [n for n in numbers if n > self.number], not self.number
     if new and new[0] != self.number + 1:
         new, opening = numbers, True
         self.begin()
+    base = self.store.base() if new and new[-1] - new[0] >= len(new) else 0  # where some are missing
     for n in new:
+        if self.number and n != self.number + 1 and n < base:
+            continue  # it is in the base, and was being removed when the power went
         revision = self.read_number(n)
         if n != self.number + 1:
             self.begin()  # what comes before is in the base
-        self.apply(*revision)
+        self.take_in(revision, n)
     if opening and new:
         self.thresholds = self.recorded | self.given
         self.check_encoder()
@@ -585,7 +614,7 @@ def read_edits(
         known = world and e.image in world.images
         if not e.image or known:
             return e
-        return e.model_copy(update=dict(image=str((folder / e.image).resolve())))
+        return e.model_copy(update=dict(image=str((folder / e.image).absolute())))
 
     return [place(e) for e in read_records(Edit, path)]
 

@@ -39,6 +39,16 @@ def unknown(
     hint = f"did you mean '{near[0]}'? " if near else ""
     return CraneError(f"unknown {what} '{name}': {hint}(known: {', '.join(known) or 'none'}).")
 
+# %% ../nbs/11_plan.ipynb #229cf25f
+class Plain(yaml.SafeLoader):
+    "Plain YAML, without aliases: ten lines of them stand for more than memory holds."
+
+    def compose_node(self, parent, index):
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias stands where a value must", mark)
+        return super().compose_node(parent, index)
+
 # %% ../nbs/11_plan.ipynb #df9a8c89
 FIELDS = dict(seed=0, promote=False, like="", stages={})  # of a profile, with their defaults
 
@@ -49,8 +59,8 @@ def parse_profile(
 ) -> dict:  # `seed`, `promote`, `like` and `stages`
     "Read the fields of a profile."
     try:
-        given = yaml.safe_load(text) or {}
-    except yaml.YAMLError as e:
+        given = yaml.load(text, Plain) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # such as the thirtieth of February
         mend = f"mend it, or restore it with 'git checkout -- {where}'."
         raise CraneError(f"{where} is not valid YAML{_line_of(e)}: {mend}") from None
     if not isinstance(given, dict):
@@ -327,7 +337,7 @@ def imports(
 ) -> frozenset[str]:  # Dotted names; `crane.x` also for `from crane import x`
     "What a text of Python imports, wherever in it; lines that only IPython understands are passed over."
     try:
-        tree = ast.parse(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))
+        tree = ast.parse(re.sub(r"^[^\S\n]*[%!].*$", "", code, flags=re.M))
     except SyntaxError:
         return frozenset()
     found = set()

@@ -9,7 +9,6 @@ __all__ = ['model_for', 'identity', 'processes', 'own_device', 'EveryTime', 'res
 # %% ../nbs/09b_protocol.ipynb #c27939e7
 import hashlib
 import inspect
-import json
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from crane.core import (
     CraneError,
     Edit,
     Probe,
+    json_bytes,
     made_by,
     progress,
     read_json,
@@ -121,9 +121,8 @@ def add_lines(path: Path, rows: list[dict]) -> None:
 
 
 def _append(path, rows):
-    lines = "".join(json.dumps(r, sort_keys=True, ensure_ascii=False) + "\n" for r in rows)
     with path.open("ab") as f:
-        f.write(lines.encode())
+        f.write(b"".join(map(json_bytes, rows)))
         f.flush()
         os.fsync(f.fileno())
 

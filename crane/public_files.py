@@ -7,16 +7,13 @@ __all__ = ['Text', 'AnyText', 'ImageKey', 'Name', 'ImageFolder', 'missing_images
            'EditRow', 'check_row', 'read_rows']
 
 # %% ../nbs/05b_public_files.ipynb #570d14e4
-import io
 import json
 import re
-import warnings
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, get_args
 
-from PIL import Image, UnidentifiedImageError
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -29,9 +26,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from .core import CraneError, Edit, Probe, normalize
+from .core import CraneError, Edit, Probe, no_field_twice, normalize, not_too_large
 from .doctor import Finding
 from .model import neutralize
+from .world import decoded, file_of_picture
 
 # %% ../nbs/05b_public_files.ipynb #c9e2101c
 def check_key(
@@ -64,26 +62,6 @@ def image_file(
         raise CraneError(f"image {key!r} is a symbolic link that leaves {folder}: put the file itself there.")
     return path
 
-# %% ../nbs/05b_public_files.ipynb #d05f0abd
-PIXELS = 89_478_485  # Largest picture that is decoded: the size at which Pillow warns of a bomb
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # Our choice
-
-
-def check_image(
-    data: bytes,  # Content of a picture file
-) -> bytes:  # The same
-    "Refuse what is no picture, or too large a one, before it is decoded; then decode it."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            im = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        except UnidentifiedImageError:
-            raise ValueError(f"it is none of {', '.join(IMAGE_FORMATS)}") from None
-        if im.width * im.height > PIXELS:
-            raise ValueError(f"it has {im.width} × {im.height} pixels, {PIXELS} are allowed")
-        im.load()
-    return data
-
 # %% ../nbs/05b_public_files.ipynb #d8fa684d
 def read_image(key: str, folder: str | Path) -> bytes:  # Content of the file
     "A record's picture, checked; whatever is wrong with it is a `CraneError`."
@@ -91,9 +69,9 @@ def read_image(key: str, folder: str | Path) -> bytes:  # Content of the file
     if not path.is_file():
         raise CraneError(f"image {key!r} is not below {folder}: fetch it, or give the folder that holds it.")
     try:
-        if path.stat().st_size > 4 * PIXELS:
-            raise ValueError(f"its file has {path.stat().st_size} bytes")
-        return check_image(path.read_bytes())
+        data = file_of_picture(path)
+        decoded(data)
+        return data
     except Exception as e:  # Pillow's decoders raise errors of every kind
         raise CraneError(f"image {key!r} below {folder} cannot be read ({e}): replace or remove it.") from None
 
@@ -271,6 +249,7 @@ def read_foreign(
     path = Path(path)
     if not path.is_file():
         raise CraneError(f"{path} is missing: give the file as its authors publish it.")
+    not_too_large(path)
     try:
         rows = _parse(path.read_bytes().decode("utf-8-sig"), path)
     except RecursionError:
@@ -293,7 +272,7 @@ def _parse(text: str, path: Path):  # A value, or the list of those in JSON line
 
 def _parse_value(text: str, path: Path, line: int = 0):
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=no_field_twice)
     except json.JSONDecodeError as e:
         raise CraneError(
             f"{path} line {line or e.lineno} column {e.colno} is not valid JSON ({e.msg}): fetch the file again."

@@ -338,8 +338,10 @@ def _lock(runs, name, how):
     with path.open("a+") as f:
         try:
             fcntl.flock(f, how | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise CraneError(f"run '{runs.name}' is being made {path.read_text()}.") from None
+        except OSError as e:
+            raise CraneError(f"{path.parent} keeps no locks ({e.strerror}): work on a local disk.") from None
         alone = f"by process {os.getpid()}: wait for it, or stop it with 'kill -INT {os.getpid()}'"
         path.write_text(alone if how == fcntl.LOCK_EX else "notebook by notebook: wait until that has ended")
         yield
@@ -356,7 +358,7 @@ def shareable(
     text = nbformat.writes(nb)
     for path, name in (root, "."), (Path.home(), "~"), (sys.base_prefix, "python"):
         text = text.replace(str(path), name)
-    return re.sub(r"/[\w/.-]*/ipykernel_\d+/\d+\.py", "cell", text) + "\n"
+    return re.sub(r"(?<![\w/.-])/[\w/.-]*/ipykernel_\d+/\d+\.py", "cell", text) + "\n"
 
 # %% ../nbs/11a_reproduce.ipynb #5544757b
 def promotable(

@@ -28,7 +28,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 from fastcore.basics import patch
 
-from .core import CraneError, sha256_file, write_atomic
+from .core import CraneError, make_folder, parse_json, sha256_file, sync_folder, write_atomic
 from .search import PointIndex, Points, point_id, read_point_id
 
 # %% ../nbs/06a_store.ipynb #4f27bd69
@@ -42,7 +42,7 @@ def checksum(info: dict, arrays: Iterator[tuple[str, np.ndarray]]) -> str:  # He
     h = hashlib.sha256(json.dumps(info, sort_keys=True).encode())
     for name, x in arrays:
         h.update(f"{name}{x.dtype}{x.shape}".encode())
-        h.update(memoryview(np.ascontiguousarray(x)).cast("B"))
+        h.update(memoryview(np.ascontiguousarray(x).reshape(-1)).cast("B"))
     return h.hexdigest()
 
 
@@ -67,7 +67,11 @@ def write_revision(
     sha = checksum(info, sorted(arrays.items()))
     whole = {k: np.ascontiguousarray(v) for k, v in arrays.items()}
     data = save(whole, metadata=dict(format=FORMAT, info=json.dumps(info), sha256=sha))
-    write_atomic(revision_path(folder, info["number"]), data, durable=True)
+    path = revision_path(folder, info["number"])
+    if info["op"] != "base" and path.exists():  # two hold the lock, as some network file systems let them
+        lost = f"another process has written {path} although the folder was locked"
+        raise CraneError(f"{lost}: give the command again, and keep the library on a disk of this machine.")
+    write_atomic(path, data, durable=True)
     return sha
 
 # %% ../nbs/06a_store.ipynb #f016d344
@@ -126,20 +130,19 @@ def open_revision(path: Path):  # The open file, its fields, the recorded checks
         meta = names.pop("__metadata__", {})
         if meta.get("format") != FORMAT:
             raise CraneError(f"{path} is no revision of a library of edits: move it out of the folder.")
-        revision = Revision(dict(json.loads(meta["info"])), meta["sha256"], None)
+        parts = {k: Stored(file, x["dtype"], x["shape"], start + x["data_offsets"][0]) for k, x in names.items()}
+        return file, Revision(dict(parse_json(meta["info"])), meta["sha256"], parts)
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as e:
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError) as e:
         raise CraneError(f"{path} is damaged ({e}): {REMEDY}.") from None
-    parts = {k: Stored(file, x["dtype"], x["shape"], start + x["data_offsets"][0]) for k, x in names.items()}
-    return file, revision._replace(part=parts)
 
 
 def read_revision(path: Path) -> Revision:
     "Read one revision and compare its checksum; a damaged or foreign file is a `CraneError`."
     file, (info, recorded, parts) = open_revision(path)
     version = info.get("version", VERSION)
-    if version > VERSION:
+    if not isinstance(version, int) or version > VERSION:
         says = f"{path} is of version {version} of the format, and this package reads up to {VERSION}"
         raise CraneError(f"{says}: update the package.")
     if checksum(info, ((k, parts[k][:]) for k in sorted(parts))) != recorded:
@@ -158,7 +161,7 @@ class Records:
 
     def __getitem__(self, i: int) -> dict:
         a, b = self.ends[i : i + 2]
-        return json.loads(str(self.text[int(a) : int(b)], "utf8"))
+        return parse_json(str(self.text[int(a) : int(b)], "utf8"))
 
 
 def records_of(part: Callable):  # By number, a dict each
@@ -181,18 +184,21 @@ def locked(
 ):
     "Hold a folder for one writer; others wait a while."
     with path.open("a+") as f:
-        end = time.time() + patience
+        end = time.monotonic() + patience
         while True:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
-                if time.time() > end:
+            except BlockingIOError:
+                if time.monotonic() > end:
                     f.seek(0)
                     writer = f"another process ({f.read() or 'unknown'}) has been writing to the library"
                     waited = f"in {path.parent} for {patience:.0f} seconds"
                     raise CraneError(f"{writer} {waited}: try again when it is done.") from None
                 time.sleep(0.02)
+            except OSError as e:
+                no = f"the file system of {path.parent} keeps no locks ({e.strerror})"
+                raise CraneError(f"{no}: keep the library on a disk of this machine.") from None
         f.truncate(0)
         f.write(str(os.getpid()))
         f.flush()
@@ -214,7 +220,7 @@ class Folder:
         return str(self.folder)
 
     def begin(self):
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder, durable=True)
 
     def numbers(self, after: int = 0) -> list[int]:  # All: those up to `after` tell whether they were put together
         return revision_numbers(self.folder)
@@ -260,8 +266,7 @@ def base(self: Folder) -> int:  # 0 if revisions were never put together
     "Number of the revision in which the earlier ones were put together."
 
     def is_base(n):
-        with revision_path(self.folder, n).open("rb") as f:
-            return json.loads(read_header(f)[0]["__metadata__"]["info"])["op"] == "base"
+        return open_revision(revision_path(self.folder, n))[1].info.get("op") == "base"
 
     return next((n for n in reversed(revision_numbers(self.folder)) if is_base(n)), 0)
 
@@ -270,9 +275,11 @@ def base(self: Folder) -> int:  # 0 if revisions were never put together
 def put_together(self: Folder, info: dict, arrays: dict[str, np.ndarray]):
     "Write the revision that stands for all up to its own, and drop those before it."
     write_revision(self.folder, info, arrays)
-    for n in revision_numbers(self.folder)[::-1]:  # so that whoever stops here leaves no gap but that before the base
-        if n < info["number"]:
-            revision_path(self.folder, n).unlink()
+    first, *others = [n for n in revision_numbers(self.folder) if n < info["number"]] or [0]
+    for n in others[::-1]:  # so that whoever stops here leaves no gap but that before the base
+        revision_path(self.folder, n).unlink()
+    sync_folder(self.folder)  # what the others build on goes last, also where the power goes
+    revision_path(self.folder, first).unlink(missing_ok=True)
 
 # %% ../nbs/06a_store.ipynb #2ff87421
 class Place(NamedTuple):

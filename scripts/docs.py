@@ -5,7 +5,7 @@
 
 nbdev's own commands would download Quarto. Here nbdev processes the notebooks and smalldocs, which is pure Python,
 renders them. Other pages are made from what exists: the API and the sources from crane/, the ledger and the tables
-from figures/, the cards and the times from what ships.
+from figures/, the cards, the times and the faults from what ships.
 """
 
 import ast
@@ -581,6 +581,24 @@ def times_page():
     page("times", "Where the time goes", text, description="What a run does with its time")
 
 
+def reliability_page():
+    "Which faults were tried where, and how many were survived."
+    path = root / "benchmarks" / "faults.json"
+    table, whose = "*No set of faults has been kept yet: `make faults` does it.*\n", ""
+    if path.exists():
+        kept = json.loads(path.read_text())
+        lines = [
+            [cell(r["fault"]), cell(r["place"]), f"{r['tried']:,}", f"{r['survived']:,}", cell(r["sees"])]
+            for r in kept["rows"]
+        ]
+        table = rows(["fault", "place", "tried", "survived", "what the user sees"], *lines)
+        machine = kept["hardware"]
+        on = f"{machine['cores']} cores of {machine['cpu']}"
+        whose = f"Tried on {kept['date']} with commit {kept['commit'][:8]}, on {on}."
+    text = (nbs / "reliability.md").read_text().format(table=table, whose=whose)
+    page("reliability", "Reliability", text, description="Which faults were tried, and what came of them")
+
+
 def themes():
     "Bootstrap in light, and with its dark values for all: the themes of smalldocs fetch a font, or have no dark form."
     css = (Path(smalldocs.__file__).parent / "assets/vendor/bootstrap/bootstrap.min.css").read_text()
@@ -629,7 +647,7 @@ def write_pages():
         shutil.copy(nbs / f, proc / f)
     if figures.exists():
         shutil.copytree(figures, proc / "figures", ignore=shutil.ignore_patterns("notebooks", "*.md"))
-    for make in themes, api_page, source_pages, table_pages, claims_page, card_page, times_page:
+    for make in themes, api_page, source_pages, table_pages, claims_page, card_page, times_page, reliability_page:
         make()
     (proc / "_symbols.json").write_text(json.dumps({n: f"/{at}" for n, at in targets().items()}))
 

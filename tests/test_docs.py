@@ -55,7 +55,9 @@ def pages_of(site):
 
 def test_every_notebook_has_a_page_named_after_its_module(site):
     pages = set(map(module_of, notebooks(root)))
-    assert {p.stem for p in site.glob("*.html")} == pages | {"api", "claims", "results", "cards", "times", "glossary"}
+    assert {p.stem for p in site.glob("*.html")} == pages | {
+        *("api", "claims", "results", "cards", "times", "reliability", "glossary")
+    }
 
 
 def test_no_broken_link(site):
@@ -463,6 +465,7 @@ def test_the_sidebar_is_in_reading_order(host, browser):
         "results.html",
         "cards.html",
         "times.html",
+        "reliability.html",
         "glossary.html",
         "api.html",
     ]
