@@ -231,13 +231,13 @@ def test_two_writers_whose_locks_are_lost_lose_nothing(tmp_path, monkeypatch, tr
 
             def first_the_other(*args, b=b, wrote=wrote, write=write):
                 with monkeypatch.context() as mp:
-                    mp.setattr(library_module, "write_revision", write)
+                    mp.setattr(store, "write_revision", write)
                     b.add([edit(1)])
                 wrote.append("b")
                 return write(*args)
 
             with monkeypatch.context() as mp:
-                mp.setattr(library_module, "write_revision", first_the_other)
+                mp.setattr(store, "write_revision", first_the_other)
                 try:
                     a.add([edit(2)])
                     wrote.append("a")
