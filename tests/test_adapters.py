@@ -1,10 +1,15 @@
 "Public data sets become edits and probes, what is wrong with them is told in one clear sentence, audits find faults."
 
 import copy
+import importlib.util
 import json
 import os
 import struct
+import subprocess
+import sys
+import tracemalloc
 import zlib
+from collections import defaultdict
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -17,8 +22,8 @@ from PIL import Image
 from crane.benchmark import answer_leaks, audit_leaks, balance, frequency_baseline, shared_questions
 from crane.core import CraneError, Edit, Probe, project_root
 from crane.failure_modes import exact_probe, varied
-from crane.public_files import ImageFolder, image_file, missing_images, read_image
-from crane.public_formats import ADAPTERS, entity_disjoint, field_table, load_public
+from crane.public_files import EditRow, ImageFolder, image_file, missing_images, read_foreign, read_image, read_rows
+from crane.public_formats import ADAPTERS, entity_disjoint, field_table, load_public, public_audits, public_card
 from crane.world import open_image
 
 FORMATS = Path(os.environ.get("CRANE_FORMATS") or project_root().parent / "shared" / "data" / "formats")
@@ -470,6 +475,153 @@ def test_tidied_habits_are_told(tmp_path):
     questions = {x.kind: x.question for x in p.probes}
     assert (questions["text_rephrase"], questions["text_locality"]) == ("Which city?", "who wrote emma")
     assert len(p.remarks) == 2
+
+
+# whole files: read piece by piece, malformed records counted, named, and skipped only if asked
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(JSON, max_size=6), indent=st.sampled_from([None, 0, 3]), piece=st.integers(1, 40))
+def test_a_list_in_pieces_is_the_list(tmp_path, rows, indent, piece):
+    f = tmp_path / "x.json"
+    f.write_text(json.dumps(rows, indent=indent))
+    assert list(read_foreign(f, piece)) == json.loads(f.read_text())
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(rows=st.lists(JSON, max_size=4), piece=st.integers(1, 40), data=st.data())
+def test_what_is_no_json_is_refused_where_json_refuses_it(tmp_path, rows, piece, data):
+    text = json.dumps(rows, indent=data.draw(st.sampled_from([None, 1])))
+    at = data.draw(st.integers(0, len(text)))
+    text = text[:at] + data.draw(st.text('[]{},:"\\ \n1e-x', max_size=2)) + text[at + data.draw(st.integers(0, 2)) :]
+    f = tmp_path / "x.json"
+    f.write_text(text)
+    try:
+        right = json.loads(text)
+    except json.JSONDecodeError as e:
+        with pytest.raises(CraneError, match="is not valid JSON") as told:
+            list(read_foreign(f, piece))
+        if text.lstrip()[:1] == "[" and e.msg.startswith(("Unterminated", "Invalid", "Expecting property", "Extra")):
+            assert f"line {e.lineno} column {e.colno} " in str(told.value)
+    else:
+        if isinstance(right, list):
+            assert list(read_foreign(f, piece)) == right
+        else:
+            fails("at its top level", lambda: list(read_foreign(f, piece)))
+
+
+def test_malformed_records_are_counted_and_named(tmp_path):
+    rows = [BASE, without(BASE, "alt"), BASE, 7, *[BASE | dict(src=" ")] * 5, BASE]
+    says = ["7 of 10 records are malformed: eval.json record 2, field 'alt': it is missing; eval.json record 4 is no"]
+    says += ["record 7, field 'src'", "; and 2 more; mend them, or skip them with --skip-bad"]
+    fails(says, load, tmp_path, "VLKEB", {"": rows})
+
+
+def test_malformed_records_are_skipped_only_if_asked(tmp_path):
+    rows = [BASE, without(BASE, "alt"), BASE, 7]
+    fails("2 of 4 records", load, tmp_path, "VLKEB", {"": rows})
+    p = load(tmp_path, "VLKEB", {"": rows}, skip_bad=True)
+    assert [e.id for e in p.edits] == ["eval/1", "eval/3"]
+    assert [s.split(",")[0] for s in p.skipped] == ["eval.json record 2", "eval.json record 4 is no object with fields"]
+    assert all(f"* {s}" in public_card(p) for s in p.skipped)
+    assert load(tmp_path, "VLKEB", {}, skip_bad=True).skipped == []
+
+
+def test_one_malformed_record_is_told_as_it_is(tmp_path):
+    says = (
+        "eval.json record 2, field 'alt': it is missing; mend that record or leave it out, or skip it with --skip-bad"
+    )
+    fails(says, load, tmp_path, "VLKEB", {"": [BASE, without(BASE, "alt"), BASE]})
+
+
+def test_a_number_given_twice_is_a_malformed_record(tmp_path):
+    p = load(tmp_path, "MQuAKE-CF", {"": [CASE, CASE, CASE | dict(case_id=8)]}, skip_bad=True)
+    assert [e.id for e in p.edits] == ["eval/7/1", "eval/7/2", "eval/8/1", "eval/8/2"]
+    assert p.skipped == ["eval.json record 2, field 'case_id': 7 already names another record"]
+
+
+def test_a_line_that_is_no_json_is_a_malformed_record(tmp_path):
+    f = tmp_path / "x.jsonl"
+    f.write_text(f'{json.dumps(BASE)}\n{{"src" 1}}\n\n{json.dumps(BASE)}\n')
+    fails("x.jsonl line 2 column 8 is not valid JSON", load_public, "VLKEB", f)
+    p = load_public("VLKEB", f, skip_bad=True)
+    assert len(p.edits) == 2 and "line 2 column 8" in p.skipped[0]
+
+
+def test_probes_of_skipped_records_are_skipped_and_named(tmp_path):
+    asked = [EVALUATION | dict(question_id=n, ground_truth=[n]) for n in range(3)]
+    rows = dict(injection=[INJECTION, without(INJECTION, "image")], evaluation=asked)
+    p = load(tmp_path, "MMEVOKE", rows, skip_bad=True)
+    assert [x.edit_id for x in p.probes] == ["injection/1"]
+    assert [s.split(", which")[0].split("belongs to ")[-1] for s in p.skipped[1:]] == ["injection/2", "injection/3"]
+    fails("belongs to injection/2", load, tmp_path, "MMEVOKE", dict(evaluation=asked))
+
+
+def test_a_broken_list_is_not_skipped(tmp_path):
+    f = tmp_path / "x.json"
+    f.write_text(json.dumps([BASE, BASE])[:-20])
+    fails("is not valid JSON", lambda: load_public("VLKEB", f, skip_bad=True))
+
+
+def test_a_file_is_never_held_as_a_whole(tmp_path):
+    f = tmp_path / "x.json"
+    f.write_text(json.dumps([BASE | dict(alt="")] * 30_000))
+    tracemalloc.start()
+    rows = list(read_rows(f, EditRow, log=defaultdict(list)))
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert rows == [] and most < f.stat().st_size / 4
+
+
+@pytest.fixture(scope="module")
+def reading():
+    path = project_root() / "benchmarks" / "reading.py"
+    spec = importlib.util.spec_from_file_location("reading", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FIGURES = {
+    "pairs of entity and target occur in train": 0.370,
+    "edits share their question with another target": 0.618,
+    "image-locality questions equal the question of some edit": 0.544,
+}
+
+
+@pytest.mark.parametrize("whose", ["made up", "the authors'"])
+def test_the_card_of_whole_vlkeb_gives_its_audits(tmp_path, reading, whose):
+    folder = tmp_path if whose == "made up" else FORMATS.parent / "whole"
+    if whose == "made up":
+        reading.make(tmp_path)
+    elif not folder.is_dir():
+        pytest.skip(f"the whole public files are not in {folder}: set CRANE_FORMATS to the folder beside it")
+    train, test = (reading.read(folder / f"vlkeb_{split}.json") for split in ("train", "eval"))
+    assert (len(train.edits), len(test.edits)) == (5000, 3174) and not test.ignored
+    audits = public_audits(test, train)
+    assert {what: round(audits[what]["share"], 3) for what in FIGURES} == FIGURES
+    card = public_card(test, train)
+    assert all(f"({100 * share:.1f} %) {what}" in card for what, share in FIGURES.items())
+    assert len(reading.read(folder / "vlkeb_eval_onehop.json").edits) == 2 * 1278
+
+
+def test_cases_that_need_several_edits_are_read_whole(tmp_path, reading):
+    f = tmp_path / "mquake_cf.json"
+    f.write_text(json.dumps(reading.mquake()))
+    p = reading.read(f)
+    hops = of_kind(p, "multi_hop")
+    assert len(hops) == 3 * 3000 and len(p.edits) == 6015
+    needed = [1 + len(x.also) for x in hops[::3]]
+    assert [needed.count(n) for n in range(1, 5)] == [1093, 1067, 572, 268]
+    ids = {e.id for e in p.edits}
+    assert all({x.edit_id, *x.also} <= ids for x in hops)
+
+
+def test_a_whole_file_is_read_in_less_than_a_gigabyte(tmp_path, reading):
+    f = tmp_path / "mmedit_vqa.json"
+    f.write_text(json.dumps(reading.mmedit_vqa()))
+    took = json.loads(subprocess.check_output([sys.executable, reading.__file__, f, "--here"], text=True))
+    assert took["edits"] == 6346 and took["peak"] < 1000 and took["cpu"] < 20
 
 
 # what each format becomes
