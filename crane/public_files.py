@@ -275,12 +275,14 @@ class Window:
 
     def more(self) -> bool:  # False at the end of the file
         "Take in as much as is still unread here, so that even one long record is gone through a few times only."
-        had = len(self.text)
+        had, parts, size = len(self.text), [self.text], 0
         for piece in self.pieces:
-            self.text += piece
-            if len(self.text) >= 2 * had:
+            parts.append(piece)
+            size += len(piece)
+            if size >= had:
                 break
-        return len(self.text) > had
+        self.text = "".join(parts)
+        return size > 0
 
     def drop(self):
         "Let go of what has been read."

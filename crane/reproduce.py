@@ -92,8 +92,7 @@ def last_took(
 ) -> dict[str, dict]:  # Notebook name -> `seconds` and, of a run that is shown or whose times are kept, `peak_bytes`
     "What each notebook took: here the last time, else in a run of its profile that is shown."
     shipped, promoted = DATA / "smoke" / "about.json", root / "figures" / "provenance.json"
-    found = {}
-    kept = root / "benchmarks" / "times" / f"{profile_of(runs.name)}.json"
+    kept, found = root / "benchmarks" / "times" / f"{profile_of(runs.name)}.json", {}
     for path in shipped, promoted, kept, _seconds(runs):
         with suppress(CraneError):
             known = read_json(path)
@@ -528,8 +527,7 @@ class Batch:
             say(f"{where}  kept from before")
             return
         env = {"OMP_NUM_THREADS": "1"}  # however many run at a time: rounding depends on the number of threads
-        took = last_took(self.root, s.runs).get(s.stage, {})
-        self.at[s] = Progress(where, 0, took.get("seconds"))
+        self.at[s] = Progress(where, 0, last_took(self.root, s.runs).get(s.stage, {}).get("seconds"))
         self.running[self.pool.submit(run_notebook, self.root, s, now, self.at[s], env)] = s
 
     def end(self, f: Future) -> None:
