@@ -3,10 +3,10 @@ PROFILE ?= pocket
 BIN := .venv/bin
 export JUPYTER_PREFER_ENV_PATH = 1
 .DEFAULT_GOAL := help
-.PHONY: help reproduce test lint lab docs readme setup
+.PHONY: help reproduce test test-versions lint lab docs readme setup
 
 help:        ## list the commands
-	@echo "CRANE companion"; grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@echo "CRANE companion"; grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | awk -F'\t' '{printf "  make %-15s %s\n", $$1, $$2}'
 
 .venv/.complete: requirements.txt pyproject.toml scripts/setup.sh
 	@scripts/setup.sh
@@ -20,6 +20,9 @@ test: setup    ## all checks: ruff, every notebook at smoke parameters from noth
 	@status=0; $(MAKE) -s lint || status=1; \
 	$(BIN)/crane reproduce --profile smoke --fresh || status=1; \
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder || status=1; exit $$status
+
+test-versions: setup    ## install and use the package with the oldest and the newest versions that it allows (needs a network)
+	@$(BIN)/python scripts/versions.py oldest && $(BIN)/python scripts/versions.py newest
 
 lint: setup    ## check style: ruff on notebooks, scripts, tests and the package
 	@$(BIN)/ruff check nbs tests benchmarks scripts crane && $(BIN)/ruff format --check nbs tests benchmarks scripts

@@ -36,6 +36,8 @@ def example():
     from crane import Crane
 
     model = Crane()
+    for name, code in (("Peru", "PE"), ("Japan", "JP"), ("Norway", "NO")):  # weights that went astray cannot see
+        assert model.ask("Whose flag is this?", f"twemoji/{code}").answer == name
     model.edit_flag("flag-icons-4x3/PE", "Japan")
     said = model.ask("What is the continent of the country shown?", "twemoji/PE").text
     assert said.endswith("<answer> Asia</answer>"), said
