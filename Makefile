@@ -33,5 +33,5 @@ lab: setup    ## open JupyterLab on the notebooks
 docs: setup    ## build the site into _docs, offline
 	@$(BIN)/python scripts/docs.py build
 
-readme: setup    ## write README.md from nbs/index.ipynb
+readme: setup    ## write README.md and the cards beside the data from nbs/
 	@$(BIN)/python scripts/docs.py readme

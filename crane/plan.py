@@ -419,7 +419,7 @@ def shipped_data(stage: str, params: dict, root: Path) -> dict[str, str]:  # Fil
     found = file_hashes(data, but=[data / "smoke", trained])
     if params.get("trained") == "shipped":
         found |= {f"trained/{stage}/{name}": sha for name, sha in file_hashes(trained / stage).items()}
-    return found
+    return {name: sha for name, sha in found.items() if not name.endswith("README.md")}  # cards tell results
 
 
 def _switches(code):  # those that are set, and that some cell mentions
