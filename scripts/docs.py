@@ -38,8 +38,10 @@ from crane.plan import is_stage, module_of, notebooks
 root = Path(__file__).resolve().parent.parent
 nbs, figures, proc, data = root / "nbs", root / "figures", root / "_proc", root / "crane" / "data"
 MODULES = {module_of(name): path for name, path in notebooks(root).items() if is_stage(name)}
-REPO_LINKS = {r"\]\((\w+\.ipynb)": r"](nbs/\1", r"\]\(\.\./": r"]("}  # seen from the repository's root
+REPO_LINKS = {r"\]\((\w+\.(?:ipynb|md))": r"](nbs/\1", r"\]\(\.\./": r"]("}  # seen from the repository's root
 SITE_LINKS = {  # seen from the site, where pages have no number
+    r"\]\(\.\./figures/ledger\.md": "](claims.md",
+    r"\]\(\.\./crane/data/README\.md": "](cards.md",
     r"\]\((\w+)\.ipynb": lambda m: f"]({module_of(m[1])}.ipynb",
     r"\]\(\.\./": r"](",
 }
@@ -649,6 +651,12 @@ def times_page():
     page("times", "Where the time goes", text, description="What a run does with its time")
 
 
+def shell_page():
+    "What the command does, by examples that a test runs."
+    says = "The command line by examples, from a first look to a cluster"
+    page("shell", "From the shell", (nbs / "shell.md").read_text(), description=says)
+
+
 def themes():
     "Bootstrap in light, and with its dark values for all: the themes of smalldocs fetch a font, or have no dark form."
     css = (Path(smalldocs.__file__).parent / "assets/vendor/bootstrap/bootstrap.min.css").read_text()
@@ -697,7 +705,7 @@ def write_pages():
         shutil.copy(nbs / f, proc / f)
     if figures.exists():
         shutil.copytree(figures, proc / "figures", ignore=shutil.ignore_patterns("notebooks", "*.md"))
-    for make in themes, api_page, source_pages, table_pages, claims_page, card_page, times_page:
+    for make in themes, api_page, source_pages, table_pages, claims_page, card_page, times_page, shell_page:
         make()
     (proc / "_symbols.json").write_text(json.dumps({n: f"/{at}" for n, at in targets().items()}))
 
