@@ -280,7 +280,7 @@ def openai_client(kind: str, url: str, **settings):  # `kind`: `OpenAI` or `Asyn
     try:
         import openai
     except ImportError:
-        raise CraneError("a served model needs the openai client: pip install crane-companion[served].") from None
+        raise CraneError("a served model needs the openai client: pip install crane-companion[serve].") from None
     key = os.environ.get("OPENAI_API_KEY") or "none"
     timeout = openai.Timeout(SILENCE, connect=20)
     try:

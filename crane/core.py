@@ -58,7 +58,9 @@ def _say_shipped(run, stage):
         return
     _told.add((run, stage))
     commit = json.loads((DATA / run / "about.json").read_text())["commit"] or "unknown"
-    print(f"{stage} has not been run here: taking what ships with the package (run '{run}', commit {commit[:8]})")
+    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # a command prints its result alone
+    shipped = f"taking what ships with the package (run '{run}', commit {commit[:8]})"
+    print(f"{stage} has not been run here: {shipped}", file=file)
 
 # %% ../nbs/00_core.ipynb #18f05696
 def stage_dir(
@@ -595,9 +597,12 @@ def hardware() -> dict:  # `cpu`, `cores`, `memory_bytes`
 def versions() -> dict[str, str]:
     "Installed versions of Python and of the direct dependencies of this package."
     found = dict(python=platform.python_version())
+    required = []
     with suppress(metadata.PackageNotFoundError):
-        names = [re.match(r"[\w.-]+", r)[0] for r in metadata.requires("crane-companion") or []]
-        found |= {n: metadata.version(n) for n in names}
+        required = metadata.requires("crane-companion") or []
+    for name in (re.match(r"[\w.-]+", r)[0] for r in required):
+        with suppress(metadata.PackageNotFoundError):  # of an extra that is not installed
+            found[name] = metadata.version(name)
     return found
 
 

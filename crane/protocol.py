@@ -45,7 +45,7 @@ from .grpo import sizes
 from .judges import judged_chains, judged_rates, labelled_chains, name_of
 from .library import DualLibrary, default_thresholds
 from .model import MLLM, Prompt, Served, encode, load_mllm, load_processor, read_config, unloadable
-from .retrieval import Hit, found
+from .retrieval import RETRIEVAL, Hit, found
 from .routing import answer_routed, encoder_of, load_router, routing_prompt, shipped_router, thinks, unadapted
 from .running import EDITORS, TOGETHER, answer_together, by_edit, get_editor, run_together
 from .tables import IN_SCOPE, METRICS, Metric, agreement_table, answer_costs, shares
@@ -62,13 +62,19 @@ def records_hash(edits: list[Edit], probes: list[Probe]) -> str:  # Hex SHA-256
 
 def open_evaluation(folder: Path, about: dict) -> Path:  # The file of its lines
     "Begin an evaluation or go on with it; lines of another one are a `CraneError`."
-    file, path = folder / "about.json", folder / "traces.jsonl"
-    stored = path.exists() or any(parts_of(path))
-    if not file.exists() or not stored and "traces" not in read_json(file):
+    if not begun(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(file, about | made_by())  # nothing was stored yet
+        write_json(folder / "about.json", about | made_by())
     same_evaluation(folder, about)
-    return path
+    return folder / "traces.jsonl"
+
+
+def begun(folder: Path) -> bool:
+    "Whether a folder holds an evaluation, or a part of one."
+    file, path = folder / "about.json", folder / "traces.jsonl"
+    if not file.exists():
+        return False
+    return path.exists() or any(parts_of(path)) or "traces" in read_json(file)
 
 
 def same_evaluation(folder: Path, about: dict) -> None:
@@ -375,6 +381,44 @@ def read_price(text: str) -> tuple[float, float] | None:  # `IN,OUT`; None if em
         f"--price {text!r} is no pair of prices: give those of a million tokens in and out, as in 0.5,1.5."
     )
 
+# %% ../nbs/09b_protocol.ipynb #4364a1ca
+def check_request(method: str, retrieval: str, samples: int, temperature: float) -> None:
+    "Refuse a method, a retrieval mode or a number of samples that no model could answer to."
+    if method == "base":
+        raise CraneError("'base' is the unedited model, which every evaluation asks as its reference: name a method.")
+    known = [name for name in dict.fromkeys([*BEHIND_LIBRARY, *EDITORS]) if name != "base"]
+    if ":" not in method and method not in known:
+        yours = "or an editor of yours as file.py:function"
+        raise CraneError(f"method {method!r} is unknown: choose one of {', '.join(known)}, {yours}.")
+    if retrieval not in RETRIEVAL:
+        raise CraneError(f"retrieval mode {retrieval!r} is unknown: choose {', '.join(RETRIEVAL)}.")
+    if samples > 1 and not temperature:
+        raise CraneError(f"{samples} greedy samples would all be the same: give a temperature, such as 0.7.")
+
+
+def asked_how(
+    method: str,
+    edits: list[Edit],
+    probes: list[Probe],
+    max_new_tokens: int,
+    retrieval: str = "real",
+    seed: int = 0,
+    samples: int = 1,
+    temperature: float = 0.0,
+) -> dict:  # What `about.json` says of it
+    "What tells one evaluation of a model from another."
+    check_request(method, retrieval, samples, temperature)
+    about = dict(
+        schema=SCHEMA,
+        method=method,
+        records=records_hash(edits, probes),
+        probes=len(probes),
+        retrieval=retrieval,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+    )
+    return about | (dict(samples=samples, temperature=temperature) if temperature else {})
+
 # %% ../nbs/09b_protocol.ipynb #14bf1da7
 @processes()
 def evaluate(
@@ -393,22 +437,9 @@ def evaluate(
     **settings,  # Of the editor, or `thresholds` of the library
 ) -> list[dict]:  # Judged rows, those of the unedited model (`base`) included
     "Evaluate a method on records, and store every trace; a folder with other lines is a `CraneError`."
-    if method == "base":
-        raise CraneError("'base' is the unedited model, which every evaluation asks as its reference: name a method.")
-    if samples > 1 and not temperature:
-        raise CraneError(f"{samples} greedy samples would all be the same: give a temperature, such as 0.7.")
     folder = Path(folder)
-    about = identity(m) | dict(
-        schema=SCHEMA,
-        method=method,
-        records=records_hash(edits, probes),
-        probes=len(probes),
-        retrieval=retrieval,
-        max_new_tokens=m.max_new_tokens,
-        seed=seed,
-    )
-    if temperature:
-        about |= dict(samples=samples, temperature=temperature)
+    asked = asked_how(method, edits, probes, m.max_new_tokens, retrieval, seed, samples, temperature)
+    about = identity(m) | asked
     path, draws = folder / "traces.jsonl", drawn(samples, temperature, seed)
     if not rank():
         open_evaluation(folder, about)
@@ -499,8 +530,8 @@ def bytes_of(config) -> int:
 
 def rows_at_once(method: str) -> int:
     "How many prompts of a method are answered at a time."
-    if method not in BEHIND_LIBRARY and ":" not in method:
-        get_editor(method)  # or refused
+    if ":" in method:
+        own_editor(method)  # or refused
     f, name = (answer_together, "rows") if method in TOGETHER else (answer, "batch_size")
     return inspect.signature(f).parameters[name].default
 
@@ -514,6 +545,7 @@ def evaluation_plan(
     max_new_tokens: int = 128,  # Length cap of an answer
 ) -> dict:  # Counts, and bytes of one process at least
     "What an evaluation would do, from the configuration of its model."
+    check_request(method, "real", 1, 0.0)
     if is_address(model):
         raise CraneError(f"{model} is a server, whose memory is its own: a dry run plans models that are loaded here.")
     adapter = Path(model) / "adapter_config.json"

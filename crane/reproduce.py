@@ -62,6 +62,7 @@ from crane.plan import (
     record,
     run_steps,
     seed_of,
+    stage_called,
     why_again,
 )
 
@@ -602,23 +603,19 @@ def reproduce(
     given: dict | None = None,  # Notebook name -> parameters, over those of the profile
     seeds: Iterable[int] = (),  # A run for each; the profile's own if left out
     jobs: int | None = None,  # Notebooks at a time; as many as there are cores if left out
-    dry: bool = False,  # Only say what would be done
 ) -> list[Path]:  # The folders with tables and figures, after a whole run
     "Run the notebooks of a profile and promote the results if the profile says so."
     root = root or project_root()
     profile = load_profile(name, root)
     own = profile["seed"]
     of_seed = {seed: run_steps(name, root, seed, given) for seed in dict.fromkeys(seeds or [own])}
-    single = only[0] if len(only := [*only]) == 1 else ""
+    single = stage_called(only[0], notebooks(root)) if len(only := [*only]) == 1 else ""
     with ExitStack() as locks:
         meant = []
         for steps in of_seed.values():
-            if not dry:
-                locks.enter_context(run_lock(steps[0].runs, single))
+            locks.enter_context(run_lock(steps[0].runs, single))
             meant += chosen(steps, only, start)
-        print(in_words(outlook(meant, root, fresh), root, full=dry), flush=True)
-        if dry:
-            return []
+        print(in_words(outlook(meant, root, fresh), root), flush=True)
         if fresh and not only and not start:
             for steps in of_seed.values():
                 shutil.rmtree(steps[0].runs, ignore_errors=True)

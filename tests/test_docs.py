@@ -56,7 +56,7 @@ def pages_of(site):
 def test_every_notebook_has_a_page_named_after_its_module(site):
     pages = set(map(module_of, notebooks(root)))
     assert {p.stem for p in site.glob("*.html")} == pages | {
-        *("api", "claims", "results", "cards", "times", "reliability", "glossary")
+        *("api", "claims", "results", "cards", "times", "reliability", "glossary", "shell")
     }
 
 
