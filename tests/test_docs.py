@@ -211,6 +211,21 @@ def test_the_page_of_times_shows_the_first_run_that_has_recorded_them(tmp_path, 
     assert "the promoted run" in shown()
 
 
+def test_the_page_of_faults_shows_what_was_kept(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setattr(docs, "root", tmp_path)
+    monkeypatch.setattr(docs, "proc", tmp_path)
+    docs.reliability_page()
+    assert "No set of faults has been kept yet" in (tmp_path / "reliability.md").read_text()
+    row = dict(fault="<b>a bomb</b>", place="a | b", tried=1200, survived=1199, sees="x.png is none")
+    kept = dict(date="2026-01-02", commit="0123456789", hardware=dict(cpu="y", cores=2), rows=[row])
+    (tmp_path / "benchmarks/faults.json").write_text(json.dumps(kept))
+    docs.reliability_page()
+    shown = (tmp_path / "reliability.md").read_text()
+    assert "| &lt;b&gt;a bomb&lt;/b&gt; | a \\| b | 1,200 | 1,199 | x.png is none |" in shown
+    assert "Tried on 2026-01-02 with commit 01234567, on 2 cores of y." in shown
+
+
 def test_formulas_are_html_and_unknown_ones_are_refused():
     first = '<span class="formula">u\u0303<sup>⊤</sup></span>'
     second = '<span class="formula">e<sup>−d<sup>2</sup></sup> &gt; x</span>'
