@@ -8,6 +8,7 @@ __all__ = ['main']
 # %% ../nbs/12b_command_line.ipynb #50486ec3
 import json
 import os
+import sys
 import shutil
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -331,6 +332,7 @@ def asked(
     split: str,
     format: str,  # Of a public data set; empty for ours
     images: Path | None,  # Where its pictures lie
+    skip_bad: bool = False,  # Whether its malformed records are left out
 ):  # The world that opens the pictures, and what holds `edits` and `probes`; of a public data set both in one
     "Read the edits and probes that an evaluation asks."
     from crane.benchmark import read_benchmark
@@ -338,7 +340,7 @@ def asked(
     from crane.world import load_world
 
     if format:
-        public = load_public(format, Path(data), images)
+        public = load_public(format, Path(data), images, skip_bad=skip_bad)
         return public, public
     folder = benchmark_folder(data)
     there = splits_in(folder)
@@ -436,6 +438,9 @@ def evaluate_command(
         str, typer.Option("--format", help="of a public data set, such as VLKEB", show_default="ours")
     ] = "",
     images: Annotated[Path, typer.Option("--images", help="where its pictures lie", show_default="here")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="leave its malformed records out, and name them")
+    ] = False,
     split: Annotated[str, typer.Option("--split", help="of ours: test, valid or train")] = "test",
     limit: Annotated[int, typer.Option("--limit", min=0, max=10**9, help="only so many edits; 0 for all")] = 0,
     retrieval: Annotated[str, typer.Option("--retrieval", help="real, gold or noisy")] = "real",
@@ -486,7 +491,9 @@ def evaluate_command(
         by = served_judge(judge, judge_model, **kept) if judge else None
         server = of_server(model, served=served, base=base, further=request, **kept)
         with processes():
-            world, records = asked(data, split, format, images)
+            world, records = asked(data, split, format, images, skip_bad)
+            for what in getattr(records, "skipped", []) if not rank() else ():
+                print(f"skipped: {what}", file=sys.stderr)
             edits = records.edits[: limit or None]
             ids = {e.id for e in edits}
             probes = [p for p in records.probes if p.edit_id in ids]

@@ -12,12 +12,12 @@ import signal
 import sys
 from contextlib import contextmanager
 from enum import IntEnum
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from . import __version__
 from .core import CraneError, project_root, write_atomic
 
 # %% ../nbs/12_commands.ipynb #9862bada
@@ -46,7 +46,7 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, pretty_exceptions
 
 def _version(wanted):
     if wanted:
-        print(f"crane {__version__}")
+        print(f"crane {metadata.version('crane-companion')}")
         raise typer.Exit
 
 

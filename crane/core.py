@@ -49,6 +49,12 @@ def in_batch() -> bool:
     return bool(os.environ.get("CRANE_BATCH"))
 
 
+def in_notebook() -> bool:
+    "Whether a notebook's kernel runs this, rather than a command that has only imported one."
+    ipython = sys.modules.get("IPython")
+    return bool(ipython and ipython.get_ipython())
+
+
 _told = set()  # (run, stage) of which the reader has been told
 
 
@@ -58,7 +64,7 @@ def _say_shipped(run, stage):
         return
     _told.add((run, stage))
     commit = json.loads((DATA / run / "about.json").read_text())["commit"] or "unknown"
-    file = sys.stdout if "ipykernel" in sys.modules else sys.stderr  # a command prints its result alone
+    file = sys.stdout if in_notebook() else sys.stderr  # a command prints its result alone
     shipped = f"taking what ships with the package (run '{run}', commit {commit[:8]})"
     print(f"{stage} has not been run here: {shipped}", file=file)
 
@@ -99,7 +105,7 @@ def progress(
         return
     from tqdm.auto import tqdm
 
-    file = sys.stdout if "ipykernel" in sys.modules else None  # notebooks print errors on a red ground
+    file = sys.stdout if in_notebook() else None  # notebooks print errors on a red ground
     bar = tqdm(items, desc=what, total=total, delay=5, leave=False, file=file)
     _bars.append(bar)
     try:

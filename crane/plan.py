@@ -40,14 +40,11 @@ def unknown(
     return CraneError(f"unknown {what} '{name}': {hint}(known: {', '.join(known) or 'none'}).")
 
 # %% ../nbs/11_plan.ipynb #229cf25f
-class Plain(yaml.SafeLoader):
-    "Plain YAML, without aliases: ten lines of them stand for more than memory holds."
-
-    def compose_node(self, parent, index):
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "an alias stands where a value must", mark)
-        return super().compose_node(parent, index)
+def plain_yaml(text: str):
+    "What YAML says, without aliases: ten lines of them stand for more than memory holds."
+    if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, yaml.SafeLoader)):
+        raise yaml.YAMLError("an alias stands where a value must")
+    return yaml.safe_load(text)
 
 # %% ../nbs/11_plan.ipynb #df9a8c89
 FIELDS = dict(seed=0, promote=False, like="", stages={})  # of a profile, with their defaults
@@ -59,10 +56,9 @@ def parse_profile(
 ) -> dict:  # `seed`, `promote`, `like` and `stages`
     "Read the fields of a profile."
     try:
-        given = yaml.load(text, Plain) or {}
+        given = plain_yaml(text) or {}
     except (yaml.YAMLError, ValueError, RecursionError) as e:  # such as the thirtieth of February
-        mend = f"mend it, or restore it with 'git checkout -- {where}'."
-        raise CraneError(f"{where} is not valid YAML{_line_of(e)}: {mend}") from None
+        raise CraneError(f"{where} is not valid YAML{_line_of(e)}: mend it, or 'git checkout -- {where}'.") from None
     if not isinstance(given, dict):
         raise CraneError(f"{where} must be a mapping with the fields {', '.join(FIELDS)}.")
     for name, value in given.items():
@@ -99,9 +95,8 @@ def load_profile(
     if other["like"]:
         chain = f"profiles/{name}.yaml is like '{profile['like']}', which is itself like '{other['like']}'"
         raise CraneError(f"{chain}: name one that is like none.")
-    stages = {s: {**(params or {})} for s, params in other["stages"].items()}
-    for s, params in profile["stages"].items():
-        stages[s] = stages.get(s, {}) | (params or {})
+    theirs, ours = other["stages"], profile["stages"]
+    stages = {s: (theirs.get(s) or {}) | (ours.get(s) or {}) for s in theirs | ours}
     return profile | dict(stages=stages)
 
 
@@ -124,8 +119,7 @@ def profile_of(run: str) -> str:
 
 def seed_of(run: str, own: int) -> int:  # `own`: the profile's seed
     "The seed that a run was made with."
-    found = re.search(r"-seed(\d+)$", run)
-    return int(found[1]) if found else own
+    return int(found[1]) if (found := re.search(r"-seed(\d+)$", run)) else own
 
 # %% ../nbs/11_plan.ipynb #99331b25
 _NUMBER = re.compile(r"\d\d[a-z]?_")  # at the beginning of a stage's name: a room, and a letter for a part of it

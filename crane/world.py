@@ -541,7 +541,7 @@ def open_image(
     "The picture behind a key; one that cannot be read is a `CraneError`."
     known = world and key in world.images
     if not known and not is_file(key):
-        what = f"image {str(key)[:80]!r}"
+        what = f"image {str(key)[:200]!r}"
         raise CraneError(f"{what} is neither a key of the world ('artist/code') nor a file: check its spelling.")
     try:
         return decoded(world.images[key] if known else file_of_picture(key))

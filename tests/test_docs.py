@@ -476,6 +476,7 @@ def test_the_sidebar_is_in_reading_order(host, browser):
     guides = {s + ".html" for s in notebooks(root) if not is_stage(s)} - {"index.html"}
     assert links[: 1 + len(read)] == ["index.html", *read] and set(links[1 + len(read) :][: len(guides)]) == guides
     assert links[1 + len(read) + len(guides) :] == [
+        "shell.html",
         "claims.html",
         "results.html",
         "cards.html",
