@@ -8,8 +8,8 @@ __all__ = ['main']
 # %% ../nbs/12b_command_line.ipynb #50486ec3
 import json
 import os
-import sys
 import shutil
+import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path

@@ -51,8 +51,7 @@ def in_batch() -> bool:
 
 def in_notebook() -> bool:
     "Whether a notebook's kernel runs this, rather than a command that has only imported one."
-    ipython = sys.modules.get("IPython")
-    return bool(ipython and ipython.get_ipython())
+    return bool(getattr(sys.modules.get("IPython"), "get_ipython", bool)())
 
 
 _told = set()  # (run, stage) of which the reader has been told
