@@ -125,11 +125,12 @@ def told(m: MLLM) -> bool:
 
 # %% ../nbs/02c_answers.ipynb #e90c5b12
 TABLES = [
-    "answers (key TEXT PRIMARY KEY, text TEXT, ended INTEGER, tokens INTEGER, seconds REAL) WITHOUT ROWID",
+    "completions (key TEXT PRIMARY KEY, text TEXT, ended INTEGER, tokens INTEGER, seconds REAL, prompt_tokens INTEGER) "
+    "WITHOUT ROWID",
     "uses (stage TEXT PRIMARY KEY, asked INTEGER, kept INTEGER)",
 ]
-KEEP = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?)"
-FIND = "SELECT text, ended, tokens, seconds FROM answers WHERE key = ?"
+KEEP = "INSERT OR IGNORE INTO completions VALUES (?, ?, ?, ?, ?, ?)"
+FIND = "SELECT text, ended, tokens, seconds, prompt_tokens FROM completions WHERE key = ?"
 COUNT = (
     "INSERT INTO uses VALUES (?, ?, ?) "
     "ON CONFLICT (stage) DO UPDATE SET asked = asked + excluded.asked, kept = kept + excluded.kept"
@@ -169,7 +170,7 @@ class Answers:
         said = self.kept(keys)
         new = [p for p in keys if p not in said]
         given = dict(zip(new, answer(m, new, world, batch_size, max_new_tokens)))
-        rows = [(keys[p], c.text, c.ended, c.tokens, c.seconds) for p, c in given.items()]
+        rows = [(keys[p], c.text, c.ended, c.tokens, c.seconds, c.prompt_tokens) for p, c in given.items()]
         with opened(self.file) as db:
             db.executemany(KEEP, rows)
             db.execute(COUNT, [self.stage, len(keys), len(said)])
@@ -181,8 +182,8 @@ class Answers:
         said = {}
         with opened(self.file) as db:
             for p, key in keys.items():
-                for text, ended, tokens, seconds in db.execute(FIND, [key]):
-                    said[p] = Completion(text, bool(ended), tokens, seconds)
+                for text, ended, *counts in db.execute(FIND, [key]):
+                    said[p] = Completion(text, bool(ended), *counts)
         return said
 
     def __repr__(self):

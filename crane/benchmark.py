@@ -35,7 +35,7 @@ from crane.probes import (
 )
 from .questions import counterfactuals, pool
 from .running import by_edit
-from .world import HELD_OUT_ARTIST, World, look_alikes, shown_in
+from .world import HELD_OUT_ARTIST, World, is_file, look_alikes, parquet_rows, shown_in
 
 # %% ../nbs/05a_benchmark.ipynb #a5675c00
 @dataclass
@@ -137,15 +137,9 @@ def _picture(key: str | None, world: World) -> dict | None:  # As `datasets` has
 def read_table(path: str | Path) -> list[dict]:
     "Rows of a Parquet file; a missing or damaged one is a `CraneError`."
     path = Path(path)
-    if not path.exists():
+    if not is_file(path):
         raise CraneError(f"{path} is missing: run the notebook that writes it ({path.parent.name}) first.")
-    try:
-        return pq.read_table(path).to_pylist()
-    except pa.ArrowInvalid as e:
-        raise CraneError(
-            f"{path} is not a readable Parquet file ({str(e).splitlines()[0]}): "
-            f"run {path.parent.name} again, or fetch it again."
-        ) from e
+    return parquet_rows(path, f"run {path.parent.name} again, or fetch it again")[0]
 
 
 def read_parquet(
@@ -155,10 +149,10 @@ def read_parquet(
     records, rows = [], read_table(path)
     for i, row in enumerate(rows):
         picture = row.get("image")
-        if picture and world is not None:
-            world.images.setdefault(picture["path"], picture["bytes"])
         own = {k: v for k, v in row.items() if k in cls.model_fields}
         try:
+            if picture and world is not None:
+                world.images.setdefault(picture["path"], picture["bytes"])
             records.append(cls(**own | dict(image=picture and picture["path"])))
         except (ValidationError, TypeError, KeyError) as e:
             raise CraneError(

@@ -20,6 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from threading import Thread
 
+from fastcore.basics import patch
+
 from .core import CraneError, progress
 
 # %% ../nbs/00d_client.ipynb #59f19eef
@@ -33,6 +35,7 @@ class Reply:
     tokens: int = 0  # Written
     seconds: float = 0.0  # From the request to the last token
     read: list | None = None  # Where `prompt_logprobs` were asked for and given: of each token that was read
+    prompt_tokens: int | None = None  # Read, pictures included; None where the server does not count
 
 # %% ../nbs/00d_client.ipynb #4d47113a
 def key_of(body: dict) -> str:  # Hex SHA-256
@@ -101,7 +104,7 @@ class Broken(Exception):
 class Foreign(Exception):
     "A reply in another protocol."
 
-
+# %% ../nbs/00d_client.ipynb #a9212f36
 SILENCE = 600  # seconds without a token after which a reply is given up (our choice)
 _MEND = {
     "AuthenticationError": "give a key that it accepts in the environment variable OPENAI_API_KEY",
@@ -116,7 +119,6 @@ _MEND = {
     "TransportError": "check the address, and that the server runs",
 }  # kind of error -> what to do
 _ELSE = "see what it says, and check that it speaks the OpenAI protocol"
-_BLIND = "it takes no pictures: ask a model that sees, or leave out visual edits"
 
 
 def kinds_of(error: Exception) -> list[str]:
@@ -127,6 +129,9 @@ def kinds_of(error: Exception) -> list[str]:
 def is_timeout(error: Exception) -> bool:
     "Whether it is one of too long a silence."
     return bool({"APITimeoutError", "TimeoutException"} & {*kinds_of(error)})
+
+# %% ../nbs/00d_client.ipynb #85e4fb9e
+_BLIND = "it takes no pictures: ask a model that sees, or leave out visual edits"
 
 
 def about_pictures(error: Exception, body: dict) -> bool:
@@ -160,6 +165,12 @@ def reasoned(message: dict) -> str:  # `message`: or a part of one
     return message.get("reasoning_content") or message.get("reasoning") or ""
 
 
+def counts_of(said: dict) -> tuple[int, int | None]:  # `said`: a reply or a part of one
+    "Tokens written, 0 if they are not told, and tokens read."
+    usage = said.get("usage") or {}
+    return usage.get("completion_tokens") or 0, usage.get("prompt_tokens") or None
+
+
 def whole(said: dict, seconds: float) -> Reply:  # `said`: as the protocol has it
     "A reply that came at once."
     try:
@@ -168,17 +179,17 @@ def whole(said: dict, seconds: float) -> Reply:  # `said`: as the protocol has i
     except (KeyError, IndexError, TypeError):
         raise Foreign("its reply has no choices") from None
     ended = (choice.get("finish_reason") or "stop") == "stop"
-    tokens = (said.get("usage") or {}).get("completion_tokens") or 0
+    tokens, asked = counts_of(said)
     text = message.get("content") or ""
-    return Reply(text, reasoned(message), ended, tokens, seconds, said.get("prompt_logprobs"))
+    return Reply(text, reasoned(message), ended, tokens, seconds, said.get("prompt_logprobs"), asked)
 
 
 async def streamed(chunks, start: float) -> Reply:
     "A reply that came piece by piece; without an end it is `Broken`."
-    text, reasoning, finish, tokens, pieces = "", "", None, 0, 0
+    text, reasoning, finish, tokens, asked, pieces = "", "", None, 0, None, 0
     async for chunk in chunks:
         said = chunk.model_dump()
-        tokens = (said.get("usage") or {}).get("completion_tokens") or tokens
+        tokens, asked = (new or old for new, old in zip(counts_of(said), (tokens, asked)))
         for choice in (said.get("choices") or [])[:1]:
             delta = choice.get("delta") or {}
             text += delta.get("content") or ""
@@ -188,7 +199,7 @@ async def streamed(chunks, start: float) -> Reply:
     if not finish:
         raise Broken("the reply broke off")
     # a server that does not count sends most tokens one by one
-    return Reply(text, reasoning, finish == "stop", tokens or pieces, time.time() - start)
+    return Reply(text, reasoning, finish == "stop", tokens or pieces, time.time() - start, None, asked)
 
 # %% ../nbs/00d_client.ipynb #1e788afe
 async def ask_once(
@@ -269,7 +280,7 @@ def openai_client(kind: str, url: str, **settings):  # `kind`: `OpenAI` or `Asyn
     try:
         import openai
     except ImportError:
-        raise CraneError("a served model needs the openai client: pip install crane-companion[served].") from None
+        raise CraneError("a served model needs the openai client: pip install crane-companion[serve].") from None
     key = os.environ.get("OPENAI_API_KEY") or "none"
     timeout = openai.Timeout(SILENCE, connect=20)
     try:
@@ -279,12 +290,12 @@ def openai_client(kind: str, url: str, **settings):  # `kind`: `OpenAI` or `Asyn
         raise CraneError(without_secrets(f"{url!r} is no address of a server ({e}): {give}.")) from None
 
 # %% ../nbs/00d_client.ipynb #e9fbad7d
-CACHES = ("off", "read", "write")
-
-
 def is_address(model: str | Path) -> bool:  # `model`: a folder, a name, or the address of a server
     "Whether a model is behind a server."
     return bool(re.match("https?://", str(model)))
+
+# %% ../nbs/00d_client.ipynb #91881a09
+CACHES = ("off", "read", "write")
 
 
 class Client:
@@ -309,59 +320,67 @@ class Client:
     def __repr__(self):
         return f"Client({without_secrets(self.url)})"
 
-    def ask(
-        self,
-        bodies: list[dict],  # As the protocol has them, `model` and `messages` among their fields
-        what: str = "answers",  # What the replies are, for the progress bar
-    ) -> list[Reply]:  # In the order of the requests
-        "Put requests, and keep what is said; the first that fails for good ends it with a `CraneError`."
-        keys = [key_of(body) for body in bodies]
-        said = self.kept.find(keys) if self.kept else {}
-        new = {key: body for key, body in zip(keys, bodies) if key not in said}
-        if new and self.cache == "read":
-            raise Unanswered(f"{self.kept.file} lacks {len(new)} of {len(keys)} replies: ask with cache='write'.", 404)
-        if new:
-            with closing(coming(lambda put: self.put_all(new, put))) as replies:
-                for key, reply in progress(replies, what, len(new), lambda item: item[1].tokens):
-                    said[key] = reply
-                    if self.kept:
-                        self.kept.keep(key, reply)
-        return [said[key] for key in keys]
+# %% ../nbs/00d_client.ipynb #aaa04c4d
+@patch
+def ask(
+    self: Client,
+    bodies: list[dict],  # As the protocol has them, `model` and `messages` among their fields
+    what: str = "answers",  # What the replies are, for the progress bar
+) -> list[Reply]:  # In the order of the requests
+    "Put requests, and keep what is said; the first that fails for good ends it with a `CraneError`."
+    keys = [key_of(body) for body in bodies]
+    said = self.kept.find(keys) if self.kept else {}
+    new = {key: body for key, body in zip(keys, bodies) if key not in said}
+    if new and self.cache == "read":
+        raise Unanswered(f"{self.kept.file} lacks {len(new)} of {len(keys)} replies: ask with cache='write'.", 404)
+    if new:
+        with closing(coming(lambda put: self.put_all(new, put))) as replies:
+            for key, reply in progress(replies, what, len(new), lambda item: item[1].tokens):
+                said[key] = reply
+                if self.kept:
+                    self.kept.keep(key, reply)
+    return [said[key] for key in keys]
 
-    async def put_all(self, bodies: dict[str, dict], put: Callable) -> None:  # `put`: takes a key and its `Reply`
-        "Put requests, so many at a time."
-        waiting = iter(bodies.items())
+# %% ../nbs/00d_client.ipynb #7ccb2173
+@patch
+async def put_all(self: Client, bodies: dict[str, dict], put: Callable) -> None:  # `put`: takes a key and its `Reply`
+    "Put requests, so many at a time."
+    waiting = iter(bodies.items())
 
-        async def work(api):
-            for key, body in waiting:
-                put((key, await self.patiently(api, body)))
+    async def work(api):
+        for key, body in waiting:
+            put((key, await self.patiently(api, body)))
 
+    try:
+        async with openai_client("AsyncOpenAI", self.url) as api, asyncio.TaskGroup() as workers:
+            for _ in range(min(self.at_once, len(bodies))):
+                workers.create_task(work(api))
+    except ExceptionGroup as e:
+        raise e.exceptions[0] from None
+
+
+@patch
+async def patiently(self: Client, api, body: dict) -> Reply:
+    "Put one request, again and again if need be."
+    for wait in (*WAITS, None):
         try:
-            async with openai_client("AsyncOpenAI", self.url) as api, asyncio.TaskGroup() as workers:
-                for _ in range(min(self.at_once, len(bodies))):
-                    workers.create_task(work(api))
-        except ExceptionGroup as e:
-            raise e.exceptions[0] from None
+            reply = await ask_once(api, body)
+        except Exception as e:
+            if wait is None or not worth_another_try(e, self.reached):
+                raise in_one_sentence(e, self.url, body) from None
+            await asyncio.sleep(max(wait, wait_of(e)))
+        else:
+            self.reached = True
+            return reply
 
-    async def patiently(self, api, body: dict) -> Reply:
-        "Put one request, again and again if need be."
-        for wait in (*WAITS, None):
-            try:
-                reply = await ask_once(api, body)
-            except Exception as e:
-                if wait is None or not worth_another_try(e, self.reached):
-                    raise in_one_sentence(e, self.url, body) from None
-                await asyncio.sleep(max(wait, wait_of(e)))
-            else:
-                self.reached = True
-                return reply
-
-    def models(self) -> list[str]:
-        "What the server says that it serves, perhaps nothing; one that is not there, or refuses, is a `CraneError`."
-        with openai_client("OpenAI", self.url) as api:
-            try:
-                return [x.id for x in api.models.list()]
-            except Exception as e:
-                if getattr(e, "status_code", 0) >= 500:
-                    return []  # it keeps no list
-                raise in_one_sentence(e, self.url, dict(model="any")) from None
+# %% ../nbs/00d_client.ipynb #5a585a8b
+@patch
+def models(self: Client) -> list[str]:
+    "What the server says that it serves, perhaps nothing; one that is not there, or refuses, is a `CraneError`."
+    with openai_client("OpenAI", self.url) as api:
+        try:
+            return [x.id for x in api.models.list()]
+        except Exception as e:
+            if getattr(e, "status_code", 0) >= 500:
+                return []  # it keeps no list
+            raise in_one_sentence(e, self.url, dict(model="any")) from None

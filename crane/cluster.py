@@ -12,8 +12,8 @@ import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
-from .core import read_json
 from .plan import Step, chosen, load_profile, modules, notebooks, parse_settings, profile_of, run_steps
+from .reproduce import last_took
 
 # %% ../nbs/11b_cluster.ipynb #9ceed590
 PLENTY = dict(mem_mb=16_000, runtime=24 * 60)  # megabytes and minutes of a notebook that never ran (our choice)
@@ -21,19 +21,14 @@ PLENTY = dict(mem_mb=16_000, runtime=24 * 60)  # megabytes and minutes of a note
 
 def resources(
     stage: str,  # Notebook name
-    profile: str,
+    runs: Path,  # `runs/<run>`
     root: Path,  # Project folder
 ) -> dict[str, int]:  # `mem_mb`, `runtime` in minutes
     "What a job may take."
-    for path in root / "benchmarks" / "times" / f"{profile}.json", root / "figures" / "provenance.json":
-        known = read_json(path) if path.exists() else dict(profile="")
-        if known["profile"] == profile and stage in known["stages"]:
-            took = known["stages"][stage]
-            return dict(
-                mem_mb=1000 + int(1.5 * took["peak_bytes"] / 1e6),
-                runtime=10 + int(4 * took["seconds"] / 60),
-            )
-    return PLENTY
+    took = last_took(root, runs).get(stage, {})
+    if "peak_bytes" not in took:
+        return PLENTY
+    return dict(mem_mb=1000 + int(1.5 * took["peak_bytes"] / 1e6), runtime=10 + int(4 * took["seconds"] / 60))
 
 # %% ../nbs/11b_cluster.ipynb #7890358f
 def rule_name(s: Step) -> str:
@@ -72,7 +67,7 @@ def rule(s: Step, seed: int, given: list[str], root: Path) -> str:
     def listed(paths):
         return "".join(f"\n        {json.dumps(p)}," for p in paths)
 
-    needed = ", ".join(f"{k}={v}" for k, v in resources(s.stage, profile_of(s.runs.name), root).items())
+    needed = ", ".join(f"{k}={v}" for k, v in resources(s.stage, s.runs, root).items())
     outputs = "".join(f"\n        update({json.dumps(p)})," for p in left_by(s, s.stage, root))
     return (
         f"rule {rule_name(s)}:\n    input:{listed(inputs(s, root))}\n    output:{outputs}\n"

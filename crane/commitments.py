@@ -363,7 +363,7 @@ def _of_the_old(clause, asked, alone, note):
 
 # %% ../nbs/00b_commitments.ipynb #cea1f396
 _SHORT = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|v|No|Jr|Sr|e\.g|i\.e|etc|cf|approx|ca)\.(?=\s)")
-_SENTENCE = re.compile(r"(?<=[.!?…])[\"”'’)\]]*\s+|(?<=[。！？；])|\n+|\s*\|\s*")
+_SENTENCE = re.compile(r"(?<=[.!?…])[\"”'’)\]]*\s+|(?<=[。！？；])|\n+| ?\|\s*")
 _TURN = (
     "but|so|yet|and|then|which|while|whereas|although|though|except|not|or rather|however|since|as|because|only|et|mais"
     "|pero|sino|aber|und|also|si"
@@ -373,7 +373,7 @@ _CLAUSE = re.compile(
     r"(?=(?:but|yet|however|although|though|whereas|except that|sino|aber|sondern|mais|pero)\b)",
     re.I,
 )
-_QUOTED = re.compile(r"[\"“„«「『][^\"”“»」』\n]{18,}?[\"”“»」』]")
+_QUOTED = re.compile(r"[\"“„«「『][^\"”“»」』\n]{18,1000}?[\"”“»」』]")
 _GOES_ON = re.compile(r"\W*(?:and|but|not|for|since|as|because|which|the|that|then|full stop|thank)\b", re.I)
 
 

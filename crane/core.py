@@ -49,6 +49,11 @@ def in_batch() -> bool:
     return bool(os.environ.get("CRANE_BATCH"))
 
 
+def in_notebook() -> bool:
+    "Whether a notebook's kernel runs this, rather than a command that has only imported one."
+    return bool(getattr(sys.modules.get("IPython"), "get_ipython", bool)())
+
+
 _told = set()  # (run, stage) of which the reader has been told
 
 
@@ -58,7 +63,9 @@ def _say_shipped(run, stage):
         return
     _told.add((run, stage))
     commit = json.loads((DATA / run / "about.json").read_text())["commit"] or "unknown"
-    print(f"{stage} has not been run here: taking what ships with the package (run '{run}', commit {commit[:8]})")
+    file = sys.stdout if in_notebook() else sys.stderr  # a command prints its result alone
+    shipped = f"taking what ships with the package (run '{run}', commit {commit[:8]})"
+    print(f"{stage} has not been run here: {shipped}", file=file)
 
 # %% ../nbs/00_core.ipynb #18f05696
 def stage_dir(
@@ -97,7 +104,7 @@ def progress(
         return
     from tqdm.auto import tqdm
 
-    file = sys.stdout if "ipykernel" in sys.modules else None  # notebooks print errors on a red ground
+    file = sys.stdout if in_notebook() else None  # notebooks print errors on a red ground
     bar = tqdm(items, desc=what, total=total, delay=5, leave=False, file=file)
     _bars.append(bar)
     try:
@@ -115,13 +122,23 @@ def _counted(items, tokens, bar):
         yield item
 
 # %% ../nbs/00_core.ipynb #95713dc3
-def _sync(folder: Path):
+def sync_folder(folder: Path):
     "Wait until the disk has the names in a folder."
     fd = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def make_folder(path: Path, durable: bool = False) -> None:  # `durable`: return only when the disk has it
+    "Make a folder and those above it."
+    if path.is_dir():
+        return
+    make_folder(path.parent, durable)
+    path.mkdir(exist_ok=True)
+    if durable:
+        sync_folder(path.parent)
 
 # %% ../nbs/00_core.ipynb #f9ccdd32
 def write_atomic(
@@ -131,7 +148,7 @@ def write_atomic(
 ) -> Path:  # The path
     "Write a file so that no reader ever sees half of it."
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent, durable)
     fd, tmp = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(fd, "wb") as f:
@@ -142,47 +159,75 @@ def write_atomic(
         os.chmod(tmp, 0o644)
         os.replace(tmp, path)
         if durable:
-            _sync(path.parent)
+            sync_folder(path.parent)
     finally:
         Path(tmp).unlink(missing_ok=True)
     return path
 
+# %% ../nbs/00_core.ipynb #08cb3f0c
+def json_bytes(obj, indent: int = None) -> bytes:
+    "An object as a line of JSON, with keys sorted so that equal content gives equal bytes."
+    text = json.dumps(obj, indent=indent, sort_keys=True, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace")
+
 # %% ../nbs/00_core.ipynb #f8d5ff78
 def write_json(path: str | Path, obj) -> Path:
     "Write `obj` as JSON, atomically, keys sorted so that equal content gives equal bytes."
-    return write_atomic(path, json.dumps(obj, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+    return write_atomic(path, json_bytes(obj, indent=1))
 
 # %% ../nbs/00_core.ipynb #f36ec9f5
 def _stage_text(path):
     "The text of a stage's file; a missing one is a `CraneError` that names the notebook to run."
     if not path.exists():
         raise CraneError(f"{path} is missing: run the notebook that writes it ({path.parent.name}) first.")
-    return path.read_text()
+    if not path.is_file():
+        raise CraneError(f"{path} is a folder, a pipe or a device: give a file.")
+    return path.read_text("utf-8-sig")
+
+
+def no_field_twice(pairs: list[tuple]) -> dict:
+    "A JSON object; one that gives a field twice is a `ValueError`, because readers differ in which they believe."
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the field {next(n for n in names if names.count(n) > 1)!r} is there twice")
+    return fields
+
+
+def parse_json(text: str):
+    "A JSON value; whatever is wrong with it is a `ValueError`."
+    try:
+        return json.loads(text, object_pairs_hook=no_field_twice)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
 
 # %% ../nbs/00_core.ipynb #b5ab987d
 def read_json(path: str | Path):
     "Read a JSON file; a missing or damaged one is a `CraneError` that names it."
     path = Path(path)
     try:
-        return json.loads(_stage_text(path))
+        return parse_json(_stage_text(path))
     except ValueError as e:
         raise CraneError(f"{path} is not valid JSON ({e}): delete it and run {path.parent.name} again.") from e
 
 # %% ../nbs/00_core.ipynb #8de48463
 def write_jsonl(path: str | Path, rows: list[dict]) -> Path:
     "Write one JSON object a line, atomically."
-    lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in rows)
-    return write_atomic(path, "".join(lines))
+    return write_atomic(path, b"".join(map(json_bytes, rows)))
 
 # %% ../nbs/00_core.ipynb #c666badb
 def read_jsonl(path: str | Path) -> list[dict]:
     "Read one JSON object a line; a damaged line is a `CraneError` that gives its number."
     path, rows = Path(path), []
-    for i, line in enumerate(_stage_text(path).splitlines(), 1):
+    try:
+        lines = _stage_text(path).removesuffix("\n").split("\n")  # a text may hold other signs that end a line
+    except UnicodeDecodeError as e:
+        raise CraneError(f"{path} is no text ({e}): delete the file and run {path.parent.name} again.") from e
+    for i, line in enumerate(lines if lines != [""] else [], 1):
         try:
-            rows.append(json.loads(line))
+            rows.append(parse_json(line))
         except ValueError as e:
-            message = f"{path} line {i} is not valid JSON: delete the file and run {path.parent.name} again."
+            message = f"{path} line {i} is not valid JSON ({e}): delete the file and run {path.parent.name} again."
             raise CraneError(message) from e
     return rows
 
@@ -332,22 +377,40 @@ class Probe(Record):
     also: list[str] = []  # Ids of other edits that must be made too
     source: str = ""  # As in the edit
 
+# %% ../nbs/00_core.ipynb #067f2802
+LARGEST = 1 << 28  # Bytes of a file of records of others; our choice, far above any public data set of this kind
+
+
+def not_too_large(path: Path) -> None:
+    "Refuse a file of records that memory might not hold."
+    size = path.stat().st_size if path.is_file() else 0
+    if size > LARGEST:
+        raise CraneError(f"{path} has {size:,} bytes, and {LARGEST:,} are read at once: split it into several files.")
+
+
+def record_of(cls: type, row, where: str):  # `where`: file and line, for the error
+    "A row of a file as a record; a wrong one is a `CraneError` that names file, line and field."
+    mend = f"mend that {cls.__name__} record."
+    if not isinstance(row, dict):
+        raise CraneError(f"{where} is no object with fields: {mend}")
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+        return cls(**row)
+    except UnicodeEncodeError as e:
+        raise CraneError(f"{where} holds half of a character ({e.object[e.start]!a}): {mend}") from e
+    except ValidationError as e:
+        first = e.errors()[0]
+        field, wrong = ".".join(map(str, first["loc"])), first["msg"].lower()
+        raise CraneError(f"{where}, field {field!r}: {wrong}; {mend}") from e
+
 # %% ../nbs/00_core.ipynb #9d5d8d5f
 def read_records(
     cls: type[Record],  # `Edit` or `Probe`
     path: str | Path,  # JSONL file
 ) -> list[Record]:
     "Read records from JSONL; a wrong record is a `CraneError` that names file, line and field."
-    records = []
-    for i, row in enumerate(read_jsonl(path), 1):
-        try:
-            records.append(cls(**row))
-        except ValidationError as e:
-            first = e.errors()[0]
-            field, wrong = ".".join(map(str, first["loc"])), first["msg"].lower()
-            message = f"{path} line {i}, field {field!r}: {wrong}; mend that {cls.__name__} record."
-            raise CraneError(message) from e
-    return records
+    not_too_large(Path(path))
+    return [record_of(cls, row, f"{path} line {i}") for i, row in enumerate(read_jsonl(path), 1)]
 
 # %% ../nbs/00_core.ipynb #505d0ba6
 @lru_cache(1 << 14)  # the same names are compared again and again
@@ -539,9 +602,12 @@ def hardware() -> dict:  # `cpu`, `cores`, `memory_bytes`
 def versions() -> dict[str, str]:
     "Installed versions of Python and of the direct dependencies of this package."
     found = dict(python=platform.python_version())
+    required = []
     with suppress(metadata.PackageNotFoundError):
-        names = [re.match(r"[\w.-]+", r)[0] for r in metadata.requires("crane-companion") or []]
-        found |= {n: metadata.version(n) for n in names}
+        required = metadata.requires("crane-companion") or []
+    for name in (re.match(r"[\w.-]+", r)[0] for r in required):
+        with suppress(metadata.PackageNotFoundError):  # of an extra that is not installed
+            found[name] = metadata.version(name)
     return found
 
 

@@ -135,8 +135,8 @@ def own_editor(
     try:
         spec.loader.exec_module(module)
         f = getattr(module, function)
-    except Exception as e:
-        raise CraneError(f"{file} does not give {function!r}: {e}.") from e
+    except (Exception, SystemExit) as e:
+        raise CraneError(f"{file} does not give {function!r} ({type(e).__name__}: {e}): mend it.") from e
     if not hasattr(f, "several"):
         raise CraneError(f"{function!r} of {file} is no editor: put @editor before it.")
     EDITORS[function] = f

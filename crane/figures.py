@@ -60,10 +60,11 @@ def gallery_row(
     flag.axis("off")
 
     def line(y, text, **style):
-        ax.text(0.16, y, text, va="top", **style)
+        ax.text(0.16, y, text, va="top", parse_math=False, **style)  # a dollar of a model's is no formula
 
     line(1, r["failure"], weight="bold", fontsize=8, color=COLORS.get(r["method"], "k"))
-    ax.text(1, 1, f"{r['method']}, {r['kind'].replace('_', ' ')}; {r['times']} edits", va="top", ha="right", fontsize=7)
+    made = f"{r['method']}, {r['kind'].replace('_', ' ')}; {r['times']} edits"
+    ax.text(1, 1, made, va="top", ha="right", fontsize=7, parse_math=False)
     line(0.8, f"{r['question']}   edit: {r['old']} → {r['new']}{wanted}", fontsize=7)
     line(0.6, wrap(r["text"], 100), family="monospace", fontsize=6.5)
     line(0.1, f"verdict: {r['mode']}{sentence}{forced}", fontsize=7, style="italic")

@@ -28,7 +28,8 @@ def sentences(
     chain: str,  # A chain of thought
 ) -> list[str]:  # Clauses in order, none empty
     "Cut a chain into clauses."
-    clauses = re.split(r"(?<=[.!?])\s+|;\s*|,?\s+but\s+|\n+", chain)
+    lines = [" ".join(line.split()) for line in chain.split("\n")]  # or long blanks are read again and again
+    clauses = re.split(r"(?<=[.!?])\s+|;\s*|,?\s+but\s+|\n+", "\n".join(filter(None, lines)))
     return [c.strip() for c in clauses if c.strip()]
 
 # %% ../nbs/00c_first_rules.ipynb #68e1608a

@@ -32,6 +32,7 @@ class Completion:
     ended: bool  # Whether it stopped by itself and not at the length cap
     tokens: int  # Length with the end token
     seconds: float = field(default=0.0, compare=False)  # Its share of the wall time of its batch
+    prompt_tokens: int | None = field(default=None, compare=False)  # Read, pictures included; None where not counted
 
     @property
     def trace(self) -> Trace:
@@ -63,12 +64,13 @@ def completions(
     m: MLLM,
     ids: torch.Tensor,  # (rows, tokens), without the prompts
     start: float,  # When the batch began
+    asked: list[int] = None,  # Lengths of the prompts
 ) -> list[Completion]:
     "What one batch generated, each row up to its first end token."
     opened, seconds = opening(m), (time.time() - start) / len(ids)
     said = []
-    for row, n in zip(ids, lengths(m, ids)):
-        said.append(Completion(plain_text(m, row[:n], opened), int(row[n - 1]) in m.ends, n, seconds))
+    for row, n, read in zip(ids, lengths(m, ids), asked or [None] * len(ids)):
+        said.append(Completion(plain_text(m, row[:n], opened), int(row[n - 1]) in m.ends, n, seconds, read))
     return said
 
 # %% ../nbs/02a_generation.ipynb #6d15276d
@@ -372,13 +374,22 @@ def circling(ids: torch.Tensor, found: dict[int, int]) -> torch.Tensor:  # `ids`
     return torch.tensor([row in found for row in range(len(ids))], device=ids.device)
 
 # %% ../nbs/02a_generation.ipynb #916d8ee3
-def reader(m: MLLM, prompts: list[Prompt], world: World = None) -> Callable:  # For `decode`
+def reader(
+    m: MLLM,
+    prompts: list[Prompt],
+    world: World,
+    asked: list[int],  # Takes the length of each prompt
+) -> Callable:  # For `decode`
     "Encode some prompts, equal ones once."
 
     def read(places):
         some = [prompts[i] for i in places]
         row = {p: i for i, p in enumerate(dict.fromkeys(some))}
-        enc = {k: v.to(m.device) for k, v in encode(m, list(row), world).items()}
+        enc = encode(m, list(row), world)
+        long = enc["attention_mask"].sum(1).tolist()
+        for i, p in zip(places, some):
+            asked[i] = long[row[p]]
+        enc = {k: v.to(m.device) for k, v in enc.items()}
         return Read(enc, [row[p] for p in some] if len(row) < len(some) else None)
 
     return read
@@ -398,13 +409,15 @@ def answer_batch(
     "Answer one batch of prompts; without groups they stay together until the last has ended."
     start, cap, n = time.time(), max_new_tokens or m.max_new_tokens, len(prompts)
     noise = GumbelNoise(temperature, seeds) if temperature else None
-    enc = {k: v.to(m.device) for k, v in encode(m, prompts, world).items()}
+    enc = encode(m, prompts, world)
+    asked = enc["attention_mask"].sum(1).tolist()
+    enc = {k: v.to(m.device) for k, v in enc.items()}
     with explained(m, n):
         if counted(m):
             ids = decode(m, list(range(n)), lambda _: Read(enc), cap, noise, n, bool(groups), groups)
         else:
             ids = generate(m, enc, cap, noise and partial(noise, rows=range(n)))
-    return completions(m, ids, start)
+    return completions(m, ids, start, asked)
 
 # %% ../nbs/02a_generation.ipynb #2f178104
 def by_size(prompts: list[Prompt]) -> list[int]:  # Indices of prompts
@@ -430,7 +443,7 @@ def completion_of(m: Served, said: Reply) -> Completion:
         text = f"<think>{said.reasoning}" + ("" if cut else f"</think>{text}")
     elif "</think>" in text and "<think>" not in text:
         text = f"<think>{text}"
-    return Completion(text.strip(), said.ended, said.tokens, said.seconds)
+    return Completion(text.strip(), said.ended, said.tokens, said.seconds, said.prompt_tokens)
 
 
 def answer_served(m: Served, prompts: list[Prompt], world: World, cap: int, drawn: list[dict]) -> list[Completion]:
@@ -474,9 +487,10 @@ def answer(
             next(bar, None)
 
     with explained(m, batch_size):
-        ids = decode(m, by_size(prompts), reader(m, prompts, world), cap, noise, batch_size, done=done)
+        asked = [0] * len(prompts)
+        ids = decode(m, by_size(prompts), reader(m, prompts, world, asked), cap, noise, batch_size, done=done)
     done(1)
-    return completions(m, ids, start)
+    return completions(m, ids, start, asked)
 
 # %% ../nbs/02a_generation.ipynb #b5791625
 def forced_batches(

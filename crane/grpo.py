@@ -18,7 +18,7 @@ import torch
 from .benchmark import Benchmark
 from .core import CraneError, Probe, parse_trace, span, write_jsonl
 from .generation import GumbelNoise, Read, counted, decode, lengths, plain_text
-from .model import MLLM, Prompt, load_mllm, opening, pocket_path, unloadable
+from .model import MLLM, Prompt, load_mllm, opening, read_config
 from .retrieval import Hit
 from .reward import REWARD, reward_parts
 from .routing import load_router, routing_model, routing_prompt, save_router
@@ -277,20 +277,16 @@ def train_seed(
 
 # %% ../nbs/08_grpo.ipynb #e99819a6
 def sizes(
-    model: str,  # A folder, a Hub id, or `pocket`
+    config,  # Of a model, as of `read_config`
     full: bool = False,  # All weights instead of an adapter
 ) -> tuple[int, int]:  # Parameters in all, and trained
-    "Count parameters from a model's configuration, without its weights. An unknown model raises a `CraneError`."
-    from transformers import AutoConfig, AutoModelForImageTextToText
+    "Count parameters without reading weights."
+    from transformers import AutoModelForImageTextToText
 
-    try:
-        cfg = AutoConfig.from_pretrained(pocket_path() if model == "pocket" else model, trust_remote_code=False)
-    except Exception as e:
-        raise unloadable(model, e) from None
     with torch.device("meta"):
-        net = AutoModelForImageTextToText.from_config(cfg)
+        net = AutoModelForImageTextToText.from_config(config)
     total = sum(p.numel() for p in net.parameters())
-    r = routing_model(MLLM(net, None, model), full)
+    r = routing_model(MLLM(net, None, config.name_or_path), full)
     return total, sum(p.numel() for p in r.model.parameters() if p.requires_grad)
 
 
@@ -303,7 +299,7 @@ def training_plan(
     half: bool = True,  # Weights of two bytes instead of four
 ) -> dict:  # Counts, and bytes at least
     "What a training would do."
-    total, trained = sizes(model, full)
+    total, trained = sizes(read_config(model), full)
     width = 2 if half else 4
     return dict(
         method=method,

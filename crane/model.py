@@ -38,14 +38,27 @@ class Note:
     image: str | None = None  # Key of the picture that the note is about
 
 # %% ../nbs/02_model.ipynb #d9ecb700
-_TAGS = r"</?(?:think|answer)>|<\|[^|<>]*\|>|<image>|</?s>"
+_TAGS = r"</?(?:think|answer)>|<\|[^|<>]{0,60}\|>|<image>|</?s>"
 
 
 @lru_cache
 def _markup(special: tuple[str, ...]) -> re.Pattern:
     "A pattern for tags and special tokens; longer tokens are tried first."
-    tokens = sorted(special, key=len, reverse=True)
+    tokens = sorted(filter(None, special), key=len, reverse=True)
     return re.compile("|".join([_TAGS, *map(re.escape, tokens)]), re.I)
+
+# %% ../nbs/02_model.ipynb #a31aa4c1
+def taken_apart(text: str, special: tuple[str, ...]) -> str:
+    "A text without any tag, in a time that grows with its length and not with how deep the tags are nested."
+    tag = re.compile(f"(?:{_markup(special).pattern})\\Z", re.I)
+    longest = max(64, *map(len, special)) if special else 64
+    ends = {">", *(token[-1].lower() for token in special if token)}
+    kept = []
+    for sign in text:
+        kept.append(sign)
+        if sign.lower() in ends and (found := tag.search("".join(kept[-longest:]))):
+            del kept[-len(found[0]) :]
+    return "".join(kept)
 
 # %% ../nbs/02_model.ipynb #e74f7eb4
 def neutralize(
@@ -53,9 +66,11 @@ def neutralize(
     special: tuple[str, ...] = (),  # Special tokens of the model's own vocabulary
 ) -> str:  # The same without chat, think, answer and image markup
     "Remove markup from text that is data, also markup that only appears once other markup is removed."
-    while (t := _markup(special).sub("", text)) != text:
-        text = t
-    return text
+    for _ in range(2):  # what is not nested is gone by then
+        was, text = text, _markup(special).sub("", text)
+        if text == was:
+            return text
+    return taken_apart(text, special)
 
 # %% ../nbs/02_model.ipynb #599c0694
 class Size(NamedTuple):
@@ -224,6 +239,17 @@ def unloadable(
         "give a folder with a complete image-and-text checkpoint, a Hub id, or 'pocket'."
     )
 
+
+def read_config(model: str | Path):  # A folder, a Hub id, or `pocket`
+    "A model's configuration, without its weights; an unknown model is a `CraneError`."
+    from transformers import AutoConfig
+
+    path = pocket_path() if str(model) == "pocket" else model
+    try:
+        return AutoConfig.from_pretrained(path, trust_remote_code=False)
+    except Exception as e:  # every library below raises its own kinds
+        raise unloadable(str(model), e) from None
+
 # %% ../nbs/02_model.ipynb #0aa64860
 def find_think(
     processor,  # With tokenizer and chat template
@@ -378,7 +404,12 @@ def chat(
     prompt: Prompt,
 ) -> str:  # Text with the model's own markup
     "A prompt through the model's chat template, up to where the model begins to write."
-    return m.processor.apply_chat_template(prompt.messages(m.special), add_generation_prompt=True, tokenize=False)
+    messages = prompt.messages(m.special)
+    try:
+        return m.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    except Exception as e:  # a template is a small program, which may fail or be refused in any way
+        why = " ".join(str(e).split())[:200]
+        raise CraneError(f"the chat template of model {m.name!r} fails ({why}): use the one that belongs to it.") from e
 
 
 def opening(m: MLLM) -> str:  # The think tag with the space behind it, often nothing

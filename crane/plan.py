@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['load_profile', 'is_stage', 'module_of', 'notebooks', 'read_notebook', 'reads', 'Parameter', 'notebook_parameters',
-           'plan', 'modules', 'ingredients', 'record', 'inputs_of', 'why_again', 'Step', 'run_steps']
+           'plan', 'modules', 'ingredients', 'record', 'inputs_of', 'why_again', 'Step', 'run_steps', 'planned']
 
 # %% ../nbs/11_plan.ipynb #c0a1f9f6
 import ast
@@ -39,6 +39,13 @@ def unknown(
     hint = f"did you mean '{near[0]}'? " if near else ""
     return CraneError(f"unknown {what} '{name}': {hint}(known: {', '.join(known) or 'none'}).")
 
+# %% ../nbs/11_plan.ipynb #229cf25f
+def plain_yaml(text: str):
+    "What YAML says, without aliases: ten lines of them stand for more than memory holds."
+    if any(isinstance(e, yaml.AliasEvent) for e in yaml.parse(text, yaml.SafeLoader)):
+        raise yaml.YAMLError("an alias stands where a value must")
+    return yaml.safe_load(text)
+
 # %% ../nbs/11_plan.ipynb #df9a8c89
 FIELDS = dict(seed=0, promote=False, like="", stages={})  # of a profile, with their defaults
 
@@ -49,10 +56,9 @@ def parse_profile(
 ) -> dict:  # `seed`, `promote`, `like` and `stages`
     "Read the fields of a profile."
     try:
-        given = yaml.safe_load(text) or {}
-    except yaml.YAMLError as e:
-        mend = f"mend it, or restore it with 'git checkout -- {where}'."
-        raise CraneError(f"{where} is not valid YAML{_line_of(e)}: {mend}") from None
+        given = plain_yaml(text) or {}
+    except (yaml.YAMLError, ValueError, RecursionError) as e:  # such as the thirtieth of February
+        raise CraneError(f"{where} is not valid YAML{_line_of(e)}: mend it, or 'git checkout -- {where}'.") from None
     if not isinstance(given, dict):
         raise CraneError(f"{where} must be a mapping with the fields {', '.join(FIELDS)}.")
     for name, value in given.items():
@@ -89,9 +95,8 @@ def load_profile(
     if other["like"]:
         chain = f"profiles/{name}.yaml is like '{profile['like']}', which is itself like '{other['like']}'"
         raise CraneError(f"{chain}: name one that is like none.")
-    stages = {s: {**(params or {})} for s, params in other["stages"].items()}
-    for s, params in profile["stages"].items():
-        stages[s] = stages.get(s, {}) | (params or {})
+    theirs, ours = other["stages"], profile["stages"]
+    stages = {s: (theirs.get(s) or {}) | (ours.get(s) or {}) for s in theirs | ours}
     return profile | dict(stages=stages)
 
 
@@ -114,8 +119,7 @@ def profile_of(run: str) -> str:
 
 def seed_of(run: str, own: int) -> int:  # `own`: the profile's seed
     "The seed that a run was made with."
-    found = re.search(r"-seed(\d+)$", run)
-    return int(found[1]) if found else own
+    return int(found[1]) if (found := re.search(r"-seed(\d+)$", run)) else own
 
 # %% ../nbs/11_plan.ipynb #99331b25
 _NUMBER = re.compile(r"\d\d[a-z]?_")  # at the beginning of a stage's name: a room, and a letter for a part of it
@@ -207,12 +211,15 @@ def _allowed(line):  # what its comment begins with
     return found[1].strip() if found else ""
 
 # %% ../nbs/11_plan.ipynb #59666308
+MOST = "1e9"  # what ∞ comes to: nothing here is counted any higher, and a slip of the finger is
+
+
 def within(
     value: object,  # A number, or a text that is one
     interval: str,  # Such as `[1, ∞)`
 ) -> bool:
     "Whether a number lies in an interval."
-    low, high = (float(x.strip().replace("∞", "inf")) for x in interval[1:-1].split(","))
+    low, high = (float(x.strip().replace("∞", MOST)) for x in interval[1:-1].split(","))
     try:
         x = float(value)
     except ValueError:
@@ -234,7 +241,7 @@ def check_allowed(
         if how == "of" and v not in names:
             raise unknown(f"value of {where}", v, names)
         if how == "in" and not within(v, what):
-            raise CraneError(f"{where} is {value!r}: it must be in {what}.")
+            raise CraneError(f"{where} is {value!r}: it must be in {what.replace('∞', MOST)}.")
 
 
 def _parts(text):
@@ -258,6 +265,18 @@ def check_parameters(
             raise CraneError(f"{where} is {v!r}: it must be of type {want.__name__}, such as {default!r}.")
         check_allowed(where, v, known[k].allowed)
 
+# %% ../nbs/11_plan.ipynb #7f037f4c
+def stage_called(
+    name: str,  # In full, a number such as `7` or `07a`, or a module
+    known: Iterable[str],  # Notebook names
+) -> str:
+    "The notebook that a name means; an unknown one is a `CraneError`."
+    for stage in known:
+        number = stage.split("_")[0].lstrip("0") or "0"
+        if name in (stage, module_of(stage)) or is_stage(stage) and (name.lstrip("0") or "0") == number:
+            return stage
+    raise unknown("stage", name, list(known))
+
 # %% ../nbs/11_plan.ipynb #5072e445
 def parse_settings(
     given: list[str],  # Of the form `stage.param=value`
@@ -270,8 +289,7 @@ def parse_settings(
         if not parts:
             raise CraneError(f"'{text}' is not of the form stage.param=value, such as 07a_sft.batch_size=16.")
         stage, name, value = parts.groups()
-        if stage not in known:
-            raise unknown("stage", stage, known)
+        stage = stage_called(stage, known)
         parameter = notebook_parameters(known[stage]).get(name)
         want = type(parameter.default) if parameter else str
         with suppress(ValueError):
@@ -327,7 +345,7 @@ def imports(
 ) -> frozenset[str]:  # Dotted names; `crane.x` also for `from crane import x`
     "What a text of Python imports, wherever in it; lines that only IPython understands are passed over."
     try:
-        tree = ast.parse(re.sub(r"^\s*[%!].*$", "", code, flags=re.M))
+        tree = ast.parse(re.sub(r"^[^\S\n]*[%!].*$", "", code, flags=re.M))
     except SyntaxError:
         return frozenset()
     found = set()
@@ -405,7 +423,7 @@ def shipped_data(stage: str, params: dict, root: Path) -> dict[str, str]:  # Fil
     found = file_hashes(data, but=[data / "smoke", trained])
     if params.get("trained") == "shipped":
         found |= {f"trained/{stage}/{name}": sha for name, sha in file_hashes(trained / stage).items()}
-    return found
+    return {name: sha for name, sha in found.items() if not name.endswith("README.md")}  # cards tell results
 
 
 def _switches(code):  # those that are set, and that some cell mentions
@@ -443,6 +461,8 @@ def differing(old: dict[str, dict[str, str]], new: dict[str, dict[str, str]]) ->
         was = old.get(kind, {})
         for name in sorted({*was, *now}):
             a, b = was.get(name), now.get(name)
+            if name.endswith("_bytes"):  # a machine has not changed if some more of it is reserved
+                a, b = (x and gigabytes(int(x)) for x in (a, b))
             if a != b:
                 lines.append(f"{kind} {name}: {_change(kind, a, b)}")
     return lines
@@ -547,12 +567,9 @@ def chosen(
 ) -> list[Step]:
     "The notebooks that are meant; what they read of others must have run."
     waits = {s.stage: s.reads for s in steps}
-    for s in [*only, *([start] if start else [])]:
-        if s not in waits:
-            raise unknown("stage", s, list(waits))
-    keep = set(only) or set(waits)
+    keep = {stage_called(s, waits) for s in only} or set(waits)
     if start:
-        keep &= readers(start, waits)
+        keep &= readers(stage_called(start, waits), waits)
     meant = [s for s in steps if s.stage in keep]
     for s in meant:
         lost = [r for r in s.reads if r not in keep and not record(s.runs, r)]
@@ -583,6 +600,22 @@ def outlook(
         if why or before:
             open_.add((s.runs, s.stage))
     return found
+
+# %% ../nbs/11_plan.ipynb #60614754
+def planned(
+    name: str,  # Profile
+    root: Path,  # Project folder
+    only: Iterable[str] = (),  # Notebooks, by name or number; all if left out
+    start: str | None = None,  # A notebook: it, and what reads it
+    given: dict | None = None,  # Notebook name -> parameters, over those of the profile
+    seeds: Iterable[int] = (),  # A run for each; the profile's own if left out
+    fresh: bool = False,  # Whether all run in any case
+) -> dict[Step, tuple[str, list[str]]]:  # An outlook
+    "What a batch would do."
+    meant = []
+    for seed in dict.fromkeys(seeds or [load_profile(name, root)["seed"]]):
+        meant += chosen(run_steps(name, root, seed, given), only, start)
+    return outlook(meant, root, fresh)
 
 # %% ../nbs/11_plan.ipynb #4ae75859
 def labels(steps: Iterable[Step]) -> dict[Step, str]:

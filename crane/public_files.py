@@ -7,17 +7,14 @@ __all__ = ['Text', 'AnyText', 'ImageKey', 'Name', 'ImageFolder', 'missing_images
            'EditRow', 'BadRecord', 'check_row', 'read_rows']
 
 # %% ../nbs/05b_public_files.ipynb #570d14e4
-import io
 import json
 import re
-import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple, get_args
 
-from PIL import Image, UnidentifiedImageError
 from pydantic import (
     AfterValidator,
     AliasChoices,
@@ -30,9 +27,10 @@ from pydantic import (
 )
 from pydantic.fields import FieldInfo
 
-from .core import CraneError, Edit, Probe, normalize, progress
+from .core import CraneError, Edit, Probe, no_field_twice, normalize, progress
 from .doctor import Finding
 from .model import neutralize
+from .world import decoded, file_of_picture
 
 # %% ../nbs/05b_public_files.ipynb #c9e2101c
 def check_key(
@@ -65,26 +63,6 @@ def image_file(
         raise CraneError(f"image {key!r} is a symbolic link that leaves {folder}: put the file itself there.")
     return path
 
-# %% ../nbs/05b_public_files.ipynb #d05f0abd
-PIXELS = 89_478_485  # Largest picture that is decoded: the size at which Pillow warns of a bomb
-IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # Our choice
-
-
-def check_image(
-    data: bytes,  # Content of a picture file
-) -> bytes:  # The same
-    "Refuse what is no picture, or too large a one, before it is decoded; then decode it."
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            im = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-        except UnidentifiedImageError:
-            raise ValueError(f"it is none of {', '.join(IMAGE_FORMATS)}") from None
-        if im.width * im.height > PIXELS:
-            raise ValueError(f"it has {im.width} × {im.height} pixels, {PIXELS} are allowed")
-        im.load()
-    return data
-
 # %% ../nbs/05b_public_files.ipynb #d8fa684d
 def read_image(key: str, folder: str | Path) -> bytes:  # Content of the file
     "A record's picture, checked; whatever is wrong with it is a `CraneError`."
@@ -92,9 +70,9 @@ def read_image(key: str, folder: str | Path) -> bytes:  # Content of the file
     if not path.is_file():
         raise CraneError(f"image {key!r} is not below {folder}: fetch it, or give the folder that holds it.")
     try:
-        if path.stat().st_size > 4 * PIXELS:
-            raise ValueError(f"its file has {path.stat().st_size} bytes")
-        return check_image(path.read_bytes())
+        data = file_of_picture(path)
+        decoded(data)
+        return data
     except Exception as e:  # Pillow's decoders raise errors of every kind
         raise CraneError(f"image {key!r} below {folder} cannot be read ({e}): replace or remove it.") from None
 
@@ -278,6 +256,7 @@ def unused_fields(row: Row, prefix: str = "") -> set[str]:  # Names of fields
 
 # %% ../nbs/05b_public_files.ipynb #cfac78a9
 PIECE = 1 << 16  # Characters that are read at a time
+LONGEST = 1 << 26  # Characters of one record; our choice, so that memory holds it
 
 
 def _pieces(path: Path, size: int) -> Iterator[str]:
@@ -296,12 +275,14 @@ class Window:
 
     def more(self) -> bool:  # False at the end of the file
         "Take in as much as is still unread here, so that even one long record is gone through a few times only."
-        had = len(self.text)
+        had, parts, size = len(self.text), [self.text], 0
         for piece in self.pieces:
-            self.text += piece
-            if len(self.text) >= 2 * had:
+            parts.append(piece)
+            size += len(piece)
+            if size >= had:
                 break
-        return len(self.text) > had
+        self.text = "".join(parts)
+        return size > 0
 
     def drop(self):
         "Let go of what has been read."
@@ -325,6 +306,7 @@ _SPACE = re.compile(r"[ \t\n\r]*")
 
 # %% ../nbs/05b_public_files.ipynb #c8878fd5
 _BEHIND = {",", "]"}  # What ends a value of a list
+_DECODER = json.JSONDecoder(object_pairs_hook=no_field_twice)
 
 
 def _not_json(path: Path, line: int, column: int, what: str) -> BadRecord:
@@ -335,12 +317,16 @@ def _take(w: Window, path: Path):
     "The value that begins here; the window then stands behind it, or what follows is told."
     while True:
         try:
-            value, end = json.JSONDecoder().raw_decode(w.text, w.at)
+            value, end = _DECODER.raw_decode(w.text, w.at)
         except json.JSONDecodeError as e:
+            if len(w.text) > LONGEST:
+                raise _not_json(path, w.line, w.column, f"one value of more than {LONGEST:,} characters") from None
             if w.more():
                 continue
             before = w.column - 1 if e.lineno == 1 else 0
             raise _not_json(path, w.line + e.lineno - 1, before + e.colno, e.msg) from None
+        except ValueError as e:  # a field that is there twice
+            raise _not_json(path, w.line, w.column, str(e)) from None
         behind = _SPACE.match(w.text, end).end()
         if w.text[behind : behind + 1] in _BEHIND or not w.more():
             w.at = end
@@ -393,13 +379,18 @@ class Broken(NamedTuple):
 def _lines(path: Path) -> Iterator:
     "The values of JSON lines, one after another."
     with path.open(encoding="utf-8-sig", newline="\n") as f:
-        for n, line in enumerate(progress(f, f"lines of {path.name}"), 1):
+        lines = iter(lambda: f.readline(LONGEST), "")
+        for n, line in enumerate(progress(lines, f"lines of {path.name}"), 1):
+            if len(line) == LONGEST:
+                raise _not_json(path, n, 1, f"a line of more than {LONGEST:,} characters")
             if not line.strip():
                 continue
             try:
-                yield json.loads(line)
+                yield _DECODER.decode(line)
             except json.JSONDecodeError as e:
                 yield Broken(_not_json(path, n, e.colno, e.msg))
+            except ValueError as e:  # a field that is there twice
+                yield Broken(_not_json(path, n, 1, str(e)))
 
 # %% ../nbs/05b_public_files.ipynb #f113297e
 def read_foreign(

@@ -7,7 +7,6 @@ __all__ = ['WORDINGS', 'flag_colours', 'flag_layout', 'looks', 'ask', 'fact_sent
            'counterfactuals']
 
 # %% ../nbs/01a_questions.ipynb #d06eca23
-import io
 import random
 from functools import lru_cache
 
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from .core import CraneError, Edit, normalize
-from .world import EDIT_ARTIST, RELATIONS, Entity, World, shown_in
+from .world import EDIT_ARTIST, RELATIONS, Entity, World, decoded, shown_in
 
 # %% ../nbs/01a_questions.ipynb #c787e4e4
 PALETTE = {
@@ -32,7 +31,7 @@ LEAST_AREA = 0.06  # share of the flag that a colour must fill to count (our cho
 
 def _rgb(png, size):
     "A picture as a (size, size, 3) array of floats in [0, 255]."
-    return np.asarray(Image.open(io.BytesIO(png)).convert("RGB").resize((size, size), Image.BOX), dtype=float)
+    return np.asarray(decoded(png).resize((size, size), Image.BOX), dtype=float)
 
 # %% ../nbs/01a_questions.ipynb #83cf28b1
 def flag_colours(

@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['KINDS', 'METHODS', 'T1_METRICS', 'T1_COLUMNS', 'NEEDED', 'FIELDS', 'MODES', 'STRATA', 'GIVEN', 'JUDGED',
            'result_table', 'check_results', 'in_order', 'rows_of', 'get', 'percent', 'protocol', 'laid_out', 'methods',
-           'by_method', 'markdown_row', 'markdown', 'latex_text', 'latex_row', 'latex', 'save_table', 'table_t1',
-           'table_t0', 'collapse', 'table_modes', 'difference', 'table_paired', 'table_theirs', 'with_seeds',
-           'table_main', 'table_hops', 'table_sequence', 'sequence_in_brief', 'most_held', 'controls_in_words', 'cost',
-           'table_costs', 'name_of', 'some_of', 'table_independence', 'table_recall', 'table_passing',
-           'table_confusions', 'table_growth', 'table_goals', 'table_kinds', 'table_ood', 'table_ablations',
-           'kappa_or_percent', 'table_judges']
+           'by_method', 'markdown_text', 'markdown_row', 'markdown', 'latex_text', 'latex_row', 'latex', 'save_table',
+           'table_t1', 'table_t0', 'collapse', 'table_modes', 'difference', 'table_paired', 'table_theirs',
+           'with_seeds', 'table_main', 'table_hops', 'table_sequence', 'sequence_in_brief', 'most_held',
+           'controls_in_words', 'cost', 'table_costs', 'name_of', 'some_of', 'table_independence', 'table_recall',
+           'table_passing', 'table_confusions', 'table_growth', 'table_goals', 'table_kinds', 'table_ood',
+           'table_ablations', 'kappa_or_percent', 'table_judges']
 
 # %% ../nbs/10_report.ipynb #22d2109d
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -131,9 +132,15 @@ def by_method(
     return wide.loc[[m for m in methods(res) if m in wide.index]]
 
 # %% ../nbs/10_report.ipynb #5f802150
+def markdown_text(s) -> str:
+    "A text as a cell of a Markdown table: no tag, no picture, no link that runs a script, one line."
+    text = re.sub(r"<(?=[A-Za-z/!?])", "&lt;", " ".join(str(s).split()).replace("|", r"\|"))
+    return re.sub(r"!\[|\]\((?=\W*(?:javascript|data|vbscript):)", lambda m: "\\" + m[0], text, flags=re.I)
+
+
 def markdown_row(cells) -> str:
     "One line of a Markdown table."
-    return "| " + " | ".join(map(str, cells)) + " |"
+    return "| " + " | ".join(map(markdown_text, cells)) + " |"
 
 
 def markdown(t: pd.DataFrame) -> str:
@@ -143,9 +150,16 @@ def markdown(t: pd.DataFrame) -> str:
     return "\n".join(map(markdown_row, [head, ["---"] * len(head), *body])) + "\n"
 
 # %% ../nbs/10_report.ipynb #9b11fa78
+_LATEX = {sign: "\\" + sign for sign in "%_&$#{}"} | {
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+}  # sign -> how LaTeX prints it
+
+
 def latex_text(s) -> str:
     "Text with what LaTeX would take for a command escaped."
-    return str(s).replace("%", r"\%").replace("_", r"\_").replace("&", r"\&")
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(str(s).split()))
 
 
 def latex_row(cells) -> str:

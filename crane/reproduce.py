@@ -62,6 +62,7 @@ from crane.plan import (
     record,
     run_steps,
     seed_of,
+    stage_called,
     why_again,
 )
 
@@ -86,19 +87,19 @@ def _seconds(runs):
     return runs / "executed" / "seconds.json"
 
 
-def expected(
+def last_took(
     root: Path,  # Project folder
     runs: Path,  # `runs/<run>`
-) -> dict[str, float]:  # Notebook name -> seconds
-    "How long each notebook took: here the last time, else in a run of its profile that is shown."
+) -> dict[str, dict]:  # Notebook name -> `seconds` and, of a run that is shown or whose times are kept, `peak_bytes`
+    "What each notebook took: here the last time, else in a run of its profile that is shown."
     shipped, promoted = DATA / "smoke" / "about.json", root / "figures" / "provenance.json"
-    found = {}
-    kept = root / "benchmarks" / "times" / f"{profile_of(runs.name)}.json"
+    kept, found = root / "benchmarks" / "times" / f"{profile_of(runs.name)}.json", {}
     for path in shipped, promoted, kept, _seconds(runs):
         with suppress(CraneError):
             known = read_json(path)
             if known["profile"] == profile_of(runs.name):
-                found |= {s: x["seconds"] if isinstance(x, dict) else x for s, x in known["stages"].items()}
+                for s, x in known["stages"].items():
+                    found[s] = found.get(s, {}) | (x if isinstance(x, dict) else dict(seconds=x))
     return found
 
 # %% ../nbs/11a_reproduce.ipynb #fd5089e8
@@ -337,8 +338,10 @@ def _lock(runs, name, how):
     with path.open("a+") as f:
         try:
             fcntl.flock(f, how | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise CraneError(f"run '{runs.name}' is being made {path.read_text()}.") from None
+        except OSError as e:
+            raise CraneError(f"{path.parent} keeps no locks ({e.strerror}): work on a local disk.") from None
         alone = f"by process {os.getpid()}: wait for it, or stop it with 'kill -INT {os.getpid()}'"
         path.write_text(alone if how == fcntl.LOCK_EX else "notebook by notebook: wait until that has ended")
         yield
@@ -355,7 +358,7 @@ def shareable(
     text = nbformat.writes(nb)
     for path, name in (root, "."), (Path.home(), "~"), (sys.base_prefix, "python"):
         text = text.replace(str(path), name)
-    return re.sub(r"/[\w/.-]*/ipykernel_\d+/\d+\.py", "cell", text) + "\n"
+    return re.sub(r"(?<![\w/.-])/[\w/.-]*/ipykernel_\d+/\d+\.py", "cell", text) + "\n"
 
 # %% ../nbs/11a_reproduce.ipynb #5544757b
 def promotable(
@@ -457,7 +460,7 @@ def in_words(
     full: bool = False,  # With all parameters, and what kept answers have saved
 ) -> str:  # A line a notebook, and a sum
     "An outlook for people."
-    called, took = labels(view), {s: expected(root, s.runs).get(s.stage) for s in view}
+    called, took = labels(view), {s: last_took(root, s.runs).get(s.stage, {}).get("seconds") for s in view}
     wide = max(map(len, called.values()))
     lines = []
     for s, (what, why) in view.items():
@@ -525,7 +528,7 @@ class Batch:
             say(f"{where}  kept from before")
             return
         env = {"OMP_NUM_THREADS": "1"}  # however many run at a time: rounding depends on the number of threads
-        self.at[s] = Progress(where, 0, expected(self.root, s.runs).get(s.stage))
+        self.at[s] = Progress(where, 0, last_took(self.root, s.runs).get(s.stage, {}).get("seconds"))
         self.running[self.pool.submit(run_notebook, self.root, s, now, self.at[s], env)] = s
 
     def end(self, f: Future) -> None:
@@ -600,23 +603,19 @@ def reproduce(
     given: dict | None = None,  # Notebook name -> parameters, over those of the profile
     seeds: Iterable[int] = (),  # A run for each; the profile's own if left out
     jobs: int | None = None,  # Notebooks at a time; as many as there are cores if left out
-    dry: bool = False,  # Only say what would be done
 ) -> list[Path]:  # The folders with tables and figures, after a whole run
     "Run the notebooks of a profile and promote the results if the profile says so."
     root = root or project_root()
     profile = load_profile(name, root)
     own = profile["seed"]
     of_seed = {seed: run_steps(name, root, seed, given) for seed in dict.fromkeys(seeds or [own])}
-    single = only[0] if len(only := [*only]) == 1 else ""
+    single = stage_called(only[0], notebooks(root)) if len(only := [*only]) == 1 else ""
     with ExitStack() as locks:
         meant = []
         for steps in of_seed.values():
-            if not dry:
-                locks.enter_context(run_lock(steps[0].runs, single))
+            locks.enter_context(run_lock(steps[0].runs, single))
             meant += chosen(steps, only, start)
-        print(in_words(outlook(meant, root, fresh), root, full=dry), flush=True)
-        if dry:
-            return []
+        print(in_words(outlook(meant, root, fresh), root), flush=True)
         if fresh and not only and not start:
             for steps in of_seed.values():
                 shutil.rmtree(steps[0].runs, ignore_errors=True)

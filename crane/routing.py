@@ -274,6 +274,8 @@ def load_router(
     config = folder / "adapter_config.json"
     if not config.exists():
         return load_mllm(folder)
+    if not (folder / "adapter_model.safetensors").is_file():
+        raise CraneError(f"{folder} holds no adapter_model.safetensors, and no other format is read: save it as such.")
     base = load_mllm(read_json(config)["base_model_name_or_path"])
     try:
         net = PeftModel.from_pretrained(base.model, str(folder), is_trainable=trainable)

@@ -132,13 +132,14 @@ def sequence(
     return get_editor(name).several(m, edits, world, **settings)
 
 # %% ../nbs/03c_running.ipynb #2602fc68
-def said_row(p: Prompt, c: Completion) -> dict:  # `prompt`, `text`, `ended`, `tokens`, `took` (seconds)
+def said_row(p: Prompt, c: Completion) -> dict:  # `prompt`, `text`, `ended`, two counts of tokens, `took` (seconds)
     "What a stored row says of a prompt and its completion."
     return dict(
         prompt=dict(question=p.question, image=p.image, notes=[[n.text, n.image] for n in p.notes]),
         text=c.text,
         ended=c.ended,
         tokens=c.tokens,
+        prompt_tokens=c.prompt_tokens,
         took=round(c.seconds, 4),
     )
 

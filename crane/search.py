@@ -7,9 +7,10 @@ __all__ = ['Encoder', 'OwnEncoder', 'PlainEncoder', 'HubEncoder']
 
 # %% ../nbs/06_search.ipynb #093f1a7a
 import hashlib
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -180,11 +181,15 @@ def newest(hashes: np.ndarray) -> np.ndarray:  # (n,), bool
 class Library:
     "Vectors of one modality's edits, by row."
 
-    def __init__(self, kind: str = "flat"):
+    def __init__(
+        self,
+        kind: str = "flat",
+        make: Callable = None,  # Makes the index, of FAISS if left out
+    ):
         if kind not in KINDS_OF_INDEX:
             raise CraneError(f"index kind {kind!r} is unknown: choose {', '.join(KINDS_OF_INDEX)}.")
-        self.kind = kind
-        self.index = None  # Of FAISS, made with the first vectors
+        self.kind, self.make = kind, make or make_index
+        self.index = None  # Made with the first vectors
         self.named = None  # Rows sorted by subject, made when they are needed
         self.records = np.zeros(0, np.int32)  # Number of each row's record
         self.ids, self.facts, self.subjects = (np.zeros(0, np.uint64) for _ in range(3))  # Hashes
@@ -208,7 +213,7 @@ class Library:
 def ready(self: Library, vectors: np.ndarray):
     "Make the index if there is none, and refuse vectors that do not fit it."
     if self.index is None:
-        self.index = make_index(self.kind, vectors.shape[1], vectors)
+        self.index = self.make(self.kind, vectors.shape[1], vectors)
     if vectors.shape[1] != self.index.d:
         raise CraneError(
             f"the library holds vectors of {self.index.d} numbers, and these have {vectors.shape[1]}: "
@@ -231,7 +236,7 @@ def add(
     dies = np.flatnonzero(np.isin(self.ids, ids) & ~self.dead)
     self.dead[dies] = True
     n = len(self.dead)
-    self.index.add(np.ascontiguousarray(vectors, np.float32))
+    self.index.add(vectors)
     new = dict(records=records, ids=ids, facts=facts, subjects=subjects, dead=~keep, old=np.zeros(len(ids), bool))
     for name, values in new.items():
         had = getattr(self, name)
@@ -305,6 +310,91 @@ def nominate(
     q = np.ascontiguousarray(queries, np.float32)
     scores, rows = self.index.search(q, min(k + 8, len(self.dead)))
     return [self.settle(a, s, r, k) for a, s, r in zip(q, scores, rows)]
+
+# %% ../nbs/06_search.ipynb #cc58cbc4
+def point_id(token: int, i: int) -> str:
+    "The name of edit `i` of the addition with a token or, where the token is 0, of a revision."
+    return str(uuid.UUID(int=token << 32 | i))
+
+
+def read_point_id(name: str) -> tuple[int, int]:  # Token and number
+    "What the name of a point says."
+    whole = uuid.UUID(name).int
+    return whole >> 32, whole & 0xFFFFFFFF
+
+
+class Points(NamedTuple):
+    "The vectors of one modality that were added at once, as Qdrant holds them."
+
+    token: int
+    members: np.ndarray  # Numbers of their edits, ascending
+    size: int  # Numbers of a vector
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return len(self.members), self.size
+
+    def __getitem__(self, rows):  # Whole, as it is given to the index
+        return self
+
+# %% ../nbs/06_search.ipynb #9ff432e1
+class PointIndex:
+    "The vectors of one modality in Qdrant, as rows in the order in which they were added."
+
+    def __init__(
+        self,
+        ask: Callable,  # From queries and a number to the nearest points of each query, with vectors
+        fetch: Callable,  # From names to points with vectors, by name
+        d: int,
+    ):
+        self.ask, self.fetch, self.d = ask, fetch, d
+        self.parts, self.starts = {}, [0]  # Points and first row by token; first row of each part
+        self.order, self.near = [], {}  # Points in order; vectors that the last search saw, by row
+
+    def add(self, points: Points):
+        self.parts[points.token] = points, self.starts[-1]
+        self.order.append(points)
+        self.starts.append(self.starts[-1] + len(points.members))
+
+    def row(self, name: str) -> int | None:
+        "The row of a point, None for an unknown one."
+        token, i = read_point_id(name)
+        points, start = self.parts.get(token, (None, 0))
+        return None if points is None else start + int(np.searchsorted(points.members, i))
+
+    def name(self, row: int) -> str:
+        "The point of a row."
+        k = int(np.searchsorted(self.starts, row, "right")) - 1
+        points = self.order[k]
+        return point_id(points.token, int(points.members[row - self.starts[k]]))
+
+# %% ../nbs/06_search.ipynb #fcf08621
+@patch
+def search(self: PointIndex, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:  # (n, k), (n, k)
+    "Scores and rows, best first; -1 where there are no more."
+    scores, rows = np.full((len(queries), k), -np.inf, np.float32), np.full((len(queries), k), -1)
+    todo, limit, self.near = list(range(len(queries))), k, {}
+    while todo:
+        short = []
+        for j, points in zip(todo, self.ask(queries[todo], limit)):
+            known = [(row, p) for p in points if (row := self.row(p.id)) is not None][:k]
+            if len(known) < k and len(points) == limit:
+                short.append(j)
+                continue
+            self.near |= {row: np.array(p.vector, np.float32) for row, p in known}
+            rows[j, : len(known)] = [row for row, _ in known]
+            scores[j, : len(known)] = [p.score for _, p in known]
+        todo, limit = short, 4 * limit
+    return scores, rows
+
+
+@patch
+def reconstruct_batch(self: PointIndex, rows: np.ndarray) -> np.ndarray:  # (n, d)
+    "The vectors of rows."
+    names = {self.name(row): row for row in rows.tolist() if row not in self.near}
+    there = self.fetch(list(names))
+    got = self.near | {row: np.array(there[name].vector, np.float32) for name, row in names.items()}
+    return np.array([got[row] for row in rows.tolist()], np.float32).reshape(-1, self.d)
 
 # %% ../nbs/06_search.ipynb #907bbc47
 def runs_of_words(text: str, longest: int = 32) -> np.ndarray:  # Hashes, each once

@@ -66,8 +66,8 @@ class Thing(Record):
 # %% ../nbs/01b_second_domain.ipynb #f547305d
 def iso_spellings(name: str) -> list[str]:  # The name to use, then the others
     "The spellings that an ISO 3166-2 name holds."
-    bracketed = re.findall(r"\[(.*?)(?: [A-Z]{2}-[A-Z]{3})?\]", name)
-    plain = re.sub(r" ?\[.*?\]", "", name)
+    bracketed = re.findall(r"\[([^\[\]]*?)(?: [A-Z]{2}-[A-Z]{3})?\]", name)
+    plain = re.sub(r" ?\[[^\[\]]*\]", "", name)
     head, _, tail = plain.partition(", ")
     if tail and " " not in tail:
         names = [f"{tail} {head}", head]

@@ -226,7 +226,7 @@ def likeness(
 def on_device() -> dict:
     "Settings that follow from the machine and not from the algorithm."
     gpu = torch.cuda.is_available()
-    return dict(use_cpu=not gpu, bf16=gpu, gradient_checkpointing=gpu)
+    return dict(use_cpu=not gpu, bf16=gpu, gradient_checkpointing=gpu, report_to="none")
 
 
 def shared_settings(folder: str | Path, steps: int, learning_rate: float, seed: int, save_steps: int) -> dict:
@@ -241,7 +241,6 @@ def shared_settings(folder: str | Path, steps: int, learning_rate: float, seed: 
         adam_epsilon=1e-8,
         max_grad_norm=1.0,
         logging_steps=1,
-        report_to="none",
         disable_tqdm=True,
         save_strategy="steps" if save_steps else "no",
         save_steps=save_steps or 500,

@@ -6,9 +6,9 @@
 __all__ = ['IN_SCOPE', 'EVERY_SCOPE', 'OUT_OF_SCOPE', 'ANY_KIND', 'METRICS', 'UNJUDGED', 'INDEPENDENCE', 'CONTROLS', 'COSTS',
            'HOP_FIELDS', 'GROWTH', 'GOALS', 'STRANGE', 'Metric', 'OfEdits', 'dissonant_and', 'metrics', 'result',
            'plain', 'groups', 'shares', 'shown', 'noted', 'noted_EI', 'shallow_gap', 'main_table', 'independence_table',
-           'conflict_table', 'sign_flip', 'difference', 'paired_table', 'cost_table', 'their_table', 'hop_table',
-           'sequence_table', 'recall_table', 'passing_table', 'thought_table', 'confusion_table', 'growth_table',
-           'Goal', 'kind_table', 'goal_table', 'ood_table', 'ablation_table', 'agreement_table']
+           'conflict_table', 'sign_flip', 'difference', 'paired_table', 'answer_costs', 'cost_table', 'their_table',
+           'hop_table', 'sequence_table', 'recall_table', 'passing_table', 'thought_table', 'confusion_table',
+           'growth_table', 'Goal', 'kind_table', 'goal_table', 'ood_table', 'ablation_table', 'agreement_table']
 
 # %% ../nbs/09a_tables.ipynb #cd27d48e
 from collections.abc import Callable
@@ -252,6 +252,22 @@ def paired_table(scored: pd.DataFrame) -> list[dict]:  # T1p, by first method, m
         res += [r for r in rows if r]
     return res
 
+# %% ../nbs/09a_tables.ipynb #f9cb29fd
+def answer_costs(
+    method: str,
+    answers: pd.DataFrame,  # Its rows; those that do not tell `prompt_tokens` are left out of what rests on it
+    price: tuple[float, float] = None,  # Of a million tokens that are read, and that are written
+) -> list[dict]:  # T7: `tokens`, `prompt tokens` and, with a price, `cost`
+    "What an answer takes, a mean over answers; searches by thought that came before it are not in it."
+    rows = dict(tokens=(answers, answers.tokens))
+    told = answers.dropna(subset="prompt_tokens") if "prompt_tokens" in answers else answers[:0]
+    if len(told):
+        rows["prompt tokens"] = told, told.prompt_tokens
+    if len(told) and price:
+        rows["cost"] = told, (price[0] * told.prompt_tokens + price[1] * told.tokens) / 1e6
+    per = dict(unit="per answer")
+    return [result("T7", method, k, some.assign(takes=takes), "takes") | per for k, (some, takes) in rows.items()]
+
 # %% ../nbs/09a_tables.ipynb #db794c1e
 COSTS = dict(steps="steps", seconds="s", touched="parameters", stored="bytes")  # column -> unit
 
@@ -263,8 +279,7 @@ def cost_table(scored: pd.DataFrame) -> list[dict]:  # T7, by method and cost
     for method, mine in edits.groupby("method", sort=False):
         res += [result("T7", method, k, mine, k) | dict(unit=unit) for k, unit in COSTS.items()]
     for method in dict.fromkeys(edits.method):
-        answers = scored[scored.method == method]
-        res.append(result("T7", method, "tokens", answers, "tokens") | dict(unit="per answer"))
+        res += answer_costs(method, scored[scored.method == method])
     return res
 
 # %% ../nbs/09a_tables.ipynb #92e84706

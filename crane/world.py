@@ -13,7 +13,9 @@ import json
 import random
 import re
 import subprocess
+import warnings
 from collections import defaultdict
+from contextlib import suppress
 from difflib import SequenceMatcher
 from functools import lru_cache
 from pathlib import Path
@@ -22,9 +24,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .core import CraneError, Record, normalize, read_json, shipped, write_atomic
+from .core import CraneError, Record, normalize, parse_json, read_json, shipped, write_atomic
 from .names import country_keys, key
 
 # %% ../nbs/01_world.ipynb #0e1ad8f2
@@ -257,13 +259,46 @@ def fact_spellings(code: str, facts: dict[str, str]) -> dict[str, list[str]]:  #
     others = {relation: sorted({*names} - {facts[relation], None}) for relation, names in found.items()}
     return {relation: names for relation, names in others.items() if names}
 
+# %% ../nbs/01_world.ipynb #ff2318c4
+PIXELS = 89_478_485  # Largest picture that is decoded: the size at which Pillow warns of a bomb
+IMAGE_FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")  # Our choice
+
+
+def as_seen(im: Image.Image) -> Image.Image:  # RGB
+    "A picture upright and on white."
+    with suppress(Exception):  # a damaged Exif block turns nothing
+        im = ImageOps.exif_transpose(im)
+    if im.mode.startswith("I;16"):
+        im = Image.fromarray((np.asarray(im) >> 8).astype(np.uint8))
+    if not im.has_transparency_data:
+        return im.convert("RGB")
+    page = Image.new("RGBA", im.size, "white")
+    page.alpha_composite(im.convert("RGBA"))
+    return page.convert("RGB")
+
+
+def decoded(data: bytes) -> Image.Image:  # `data`: a picture file
+    "A picture from its file; what is none, or too large, raises an error of any kind."
+    if len(data) > 4 * PIXELS:
+        raise ValueError(f"its file has {len(data):,} bytes")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of bombs, which are refused below, and of damaged Exif blocks
+        try:
+            im = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError(f"it is none of {', '.join(IMAGE_FORMATS)}") from None
+        if im.width * im.height > PIXELS:
+            raise ValueError(f"it has {im.width} × {im.height} pixels, {PIXELS} are allowed")
+        im.load()
+        return as_seen(im)
+
 # %% ../nbs/01_world.ipynb #02bcea21
 def pixels(
     png: bytes,  # PNG file
     size: int = 32,  # Side of the square in pixels
 ) -> np.ndarray:  # (size, size, 3) floats in [0, 1]
     "An image as a small square array, for comparing pictures."
-    im = Image.open(io.BytesIO(png)).convert("RGB").resize((size, size), Image.BILINEAR)
+    im = decoded(png).resize((size, size), Image.BILINEAR)
     return np.asarray(im, dtype=np.float32) / 255
 
 
@@ -434,6 +469,27 @@ class World:
         artists = {key.split("/")[0] for key in self.images}
         return f"World({len(self.entities)} entities, {len(self.images)} pictures by {len(artists)} artists)"
 
+# %% ../nbs/01_world.ipynb #0cdab33b
+def is_file(path: str | Path) -> bool:
+    "Whether there is a file; what can be no path of one is none."
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
+
+# %% ../nbs/01_world.ipynb #458a0213
+def parquet_rows(
+    path: Path,
+    mend: str,  # What to do with a file that cannot be read
+) -> tuple[list[dict], dict]:  # Rows, and what the file says of itself
+    "Read a Parquet file; one that cannot be read is a `CraneError`."
+    try:
+        table = pq.read_table(path)
+        return table.to_pylist(), table.schema.metadata or {}
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as e:
+        why = next(iter(str(e).splitlines()), type(e).__name__)[:200]
+        raise CraneError(f"{path} is not a readable Parquet file ({why}): {mend}.") from e
+
 # %% ../nbs/01_world.ipynb #b140f6c7
 def load_world(
     path: str | Path | None = None,  # Parquet file; the shipped one by default
@@ -441,22 +497,22 @@ def load_world(
 ) -> World:
     "Load the pocket world; a missing or damaged file is a `CraneError`."
     path = Path(path) if path else shipped("world.parquet")
-    if not path.exists():
+    mend = "restore it or leave the path out to use the shipped one"
+    if not is_file(path):
         raise CraneError(f"{path} is missing: give the path of a world file, or none for the shipped one.")
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowInvalid as e:
-        raise CraneError(
-            f"{path} is not a readable Parquet file ({str(e).splitlines()[0]}): "
-            "restore it or leave the path out to use the shipped one."
-        ) from e
+    rows, metadata = parquet_rows(path, mend)
     entities, images = [], {}
-    for row in table.to_pylist():
-        images |= {f"{picture['artist']}/{row['code']}": picture["png"] for picture in row.pop("images")}
-        row |= {field: json.loads(row[field]) for field in ("facts", "fact_aliases")}
-        entities.append(cls(**row))
-    recorded = json.loads((table.schema.metadata or {}).get(b"sources", b"{}"))
-    return World(entities, images, {name: Source(**source) for name, source in recorded.items()})
+    try:
+        for row in rows:
+            images |= {f"{picture['artist']}/{row['code']}": picture["png"] for picture in row.pop("images")}
+            row |= {field: parse_json(row[field]) for field in ("facts", "fact_aliases")}
+            entities.append(cls(**row))
+        recorded = parse_json(metadata.get(b"sources", b"{}").decode())
+        sources = {name: Source(**source) for name, source in recorded.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        why = " ".join(f"{type(e).__name__}: {e}".split())[:200]
+        raise CraneError(f"{path} is no file of a world ({why}): {mend}.") from e
+    return World(entities, images, sources)
 
 # %% ../nbs/01_world.ipynb #97441f52
 def known_facts(world: World, e: Entity) -> dict[str, str]:  # relation -> value
@@ -469,6 +525,14 @@ def neighbour(world: World, e: Entity) -> Entity | None:  # None for islands, an
     name = known_facts(world, e).get("neighbour")
     return next((other for other in world.entities.values() if other.name == name), None)
 
+# %% ../nbs/01_world.ipynb #891abc73
+def file_of_picture(path: str) -> bytes:
+    "The content of a picture file, unless it is too large for one."
+    size = Path(path).stat().st_size
+    if size > 4 * PIXELS:
+        raise ValueError(f"its file has {size:,} bytes")
+    return Path(path).read_bytes()
+
 # %% ../nbs/01_world.ipynb #e3111cd2
 def open_image(
     key: str,  # `artist/code`, or the path of an image file
@@ -476,10 +540,11 @@ def open_image(
 ) -> Image.Image:  # RGB
     "The picture behind a key; one that cannot be read is a `CraneError`."
     known = world and key in world.images
-    if not known and not Path(key).is_file():
-        raise CraneError(f"image {key!r} is neither a key of the world ('artist/code') nor a file: check its spelling.")
+    if not known and not is_file(key):
+        what = f"image {str(key)[:200]!r}"
+        raise CraneError(f"{what} is neither a key of the world ('artist/code') nor a file: check its spelling.")
     try:
-        return Image.open(io.BytesIO(world.images[key]) if known else key).convert("RGB")
+        return decoded(world.images[key] if known else file_of_picture(key))
     except Exception as e:  # Pillow's decoders raise errors of every kind
         raise CraneError(f"image {key} cannot be read ({e}): replace or remove it.") from e
 

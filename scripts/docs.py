@@ -1,11 +1,11 @@
 """The README and the documentation site, built offline from the notebooks.
 
-    python scripts/docs.py readme [--check]   README.md from nbs/index.ipynb; with --check only compare
+    python scripts/docs.py readme [--check]   README.md from nbs/index.ipynb, and the cards beside the data; or compare
     python scripts/docs.py build [FOLDER]     the site in FOLDER (default _docs); fails on any broken link
 
 nbdev's own commands would download Quarto. Here nbdev processes the notebooks and smalldocs, which is pure Python,
 renders them. Other pages are made from what exists: the API and the sources from crane/, the ledger and the tables
-from figures/, the cards and the times from what ships.
+from figures/, the cards, the times and the faults from what ships.
 """
 
 import ast
@@ -32,13 +32,16 @@ from execnb.nbio import dict2nb, mk_cell, read_nb, write_nb
 from nbdev.config import get_config
 from nbdev.processors import FilterDefaults
 
+from crane.core import write_atomic
 from crane.plan import is_stage, module_of, notebooks
 
 root = Path(__file__).resolve().parent.parent
 nbs, figures, proc, data = root / "nbs", root / "figures", root / "_proc", root / "crane" / "data"
 MODULES = {module_of(name): path for name, path in notebooks(root).items() if is_stage(name)}
-REPO_LINKS = {r"\]\((\w+\.ipynb)": r"](nbs/\1", r"\]\(\.\./": r"]("}  # seen from the repository's root
+REPO_LINKS = {r"\]\((\w+\.(?:ipynb|md))": r"](nbs/\1", r"\]\(\.\./": r"]("}  # seen from the repository's root
 SITE_LINKS = {  # seen from the site, where pages have no number
+    r"\]\(\.\./figures/ledger\.md": "](claims.md",
+    r"\]\(\.\./crane/data/README\.md": "](cards.md",
     r"\]\((\w+)\.ipynb": lambda m: f"]({module_of(m[1])}.ipynb",
     r"\]\(\.\./": r"](",
 }
@@ -521,12 +524,12 @@ def made_card():
     return re.sub(r"^(#+) ", r"#\1 ", "".join(texts[-1]), flags=re.M) if texts else NOT_YET
 
 
-def card_page():
-    "Data and model cards on one page."
+def slots():
+    "What the cards say of the data and the models, by name."
     training, config = (json.loads((data / "pocket" / f"{n}.json").read_text()) for n in ("training", "config"))
     router = re.sub(r"^---.*?---\n", "", (data / "router" / "README.md").read_text(), flags=re.S)
     skills = (figures / "T0.md").read_text() if (figures / "T0.md").exists() else NOT_YET
-    slots = dict(
+    return dict(
         sources=(data / "SOURCES.md").read_text(),
         benchmark=made_card(),
         router=re.sub(r"^# ", "## ", router, flags=re.M),
@@ -539,12 +542,79 @@ def card_page():
         megabytes=f"{(data / 'pocket' / 'model.safetensors').stat().st_size / 1e6:.1f}",
         **training["steps"],
     )
-    page(
-        "cards",
-        "Data and model cards",
-        (nbs / "cards.md").read_text().format(**slots),
-        description="What the data and the models are, where they come from, and what they are not for",
+
+
+def card_page():
+    "Data and model cards on one page."
+    says = "What the data and the models are, where they come from, and what they are not for"
+    page("cards", "Data and model cards", (nbs / "cards.md").read_text().format(**slots()), description=says)
+
+
+def split_of_ours(name):
+    "A configuration of the data-set card: what `05a_benchmark` left of the smoke run."
+    files = [
+        dict(
+            split=dict(train="train", valid="validation", test="test")[s],
+            path=f"smoke/05a_benchmark/{s}.{name}.parquet",
+        )
+        for s in ("train", "valid", "test")
+    ]
+    return dict(config_name=name, data_files=files)
+
+
+CARDS = {  # file below crane/data -> section of nbs/cards.md, and what the Hub reads on top
+    "README.md": (
+        "world",
+        dict(
+            pretty_name="The pocket world and a small ReasonEdit-Bench",
+            license="other",
+            license_name="of-each-source",
+            license_link="SOURCES.md",
+            language=["en"],
+            size_categories=["1K<n<10K"],
+            task_categories=["visual-question-answering", "question-answering"],
+            tags=["knowledge-editing", "reasoning", "flags"],
+            configs=[
+                dict(config_name="world", data_files="world.parquet", default=True),
+                dict(config_name="second_domain", data_files="second_domain.parquet"),
+                split_of_ours("edits"),
+                split_of_ours("probes"),
+            ],
+        ),
+    ),
+    "pocket/README.md": (
+        "pocket",
+        dict(
+            license="apache-2.0",
+            language=["en"],
+            library_name="transformers",
+            pipeline_tag="image-text-to-text",
+            tags=["llava", "reasoning", "knowledge-editing"],
+        ),
+    ),
+}
+
+
+def hub_cards():
+    "The cards that lie beside the data and the model, in the form of the Hugging Face Hub."
+    parts = dict(
+        re.findall(r"^## .+? \{\{#(\w+)\}\}\n(.+?)(?=^## |^\{router\}|\Z)", (nbs / "cards.md").read_text(), re.M | re.S)
     )
+    for name, (part, front) in CARDS.items():
+        up = "../" * (2 + name.count("/"))
+        given = slots() | dict(benchmark=SHIPPED_BENCHMARK, skills=f"see [T0]({up}figures/T0.md).\n")
+        body = parts[part].format(**given)
+        body = re.sub(r"\]\((\w+)\.ipynb", lambda m, up=up: f"]({up}nbs/{MODULES[m[1]].name}", body)
+        head = yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
+        yield data / name, f"---\n{head}---\n# {TITLES[part]}\n\n{body.strip()}\n"
+
+
+TITLES = dict(world="The pocket world and a small ReasonEdit-Bench", pocket="The pocket reasoning MLLM")
+SHIPPED_BENCHMARK = (
+    "\n**The benchmark.** `smoke/05a_benchmark` is what the smallest run leaves: edits of three kinds, their probes, "
+    "and in each file its pictures. A run of the size `pocket` makes the one that results are from. "
+    "`datasets.load_dataset` takes the folder of this card, and one of the configurations above.\n"
+)
 
 
 spec = importlib.util.spec_from_file_location("where_time_goes", root / "benchmarks/where_time_goes.py")
@@ -579,6 +649,30 @@ def times_page():
         whose = f"These are the times of {called} (profile {about['profile']}), on {on}."
     text = (nbs / "times.md").read_text().format(table=table, whose=whose)
     page("times", "Where the time goes", text, description="What a run does with its time")
+
+
+def reliability_page():
+    "Which faults were tried where, and how many were survived."
+    path = root / "benchmarks" / "faults.json"
+    table, whose = "*No set of faults has been kept yet: `make faults` does it.*\n", ""
+    if path.exists():
+        kept = json.loads(path.read_text())
+        lines = [
+            [cell(r["fault"]), cell(r["place"]), f"{r['tried']:,}", f"{r['survived']:,}", cell(r["sees"])]
+            for r in kept["rows"]
+        ]
+        table = rows(["fault", "place", "tried", "survived", "what the user sees"], *lines)
+        machine = kept["hardware"]
+        on = f"{machine['cores']} cores of {machine['cpu']}"
+        whose = f"Tried on {kept['date']} with commit {kept['commit'][:8]}, on {on}."
+    text = (nbs / "reliability.md").read_text().format(table=table, whose=whose)
+    page("reliability", "Reliability", text, description="Which faults were tried, and what came of them")
+
+
+def shell_page():
+    "What the command does, by examples that a test runs."
+    says = "The command line by examples, from a first look to a cluster"
+    page("shell", "From the shell", (nbs / "shell.md").read_text(), description=says)
 
 
 def themes():
@@ -629,7 +723,18 @@ def write_pages():
         shutil.copy(nbs / f, proc / f)
     if figures.exists():
         shutil.copytree(figures, proc / "figures", ignore=shutil.ignore_patterns("notebooks", "*.md"))
-    for make in themes, api_page, source_pages, table_pages, claims_page, card_page, times_page:
+    makers = (
+        themes,
+        api_page,
+        source_pages,
+        table_pages,
+        claims_page,
+        card_page,
+        times_page,
+        reliability_page,
+        shell_page,
+    )
+    for make in makers:
         make()
     (proc / "_symbols.json").write_text(json.dumps({n: f"/{at}" for n, at in targets().items()}))
 
@@ -661,15 +766,10 @@ if __name__ == "__main__":
     if args[:1] == ["build"]:
         build(Path(args[1]).resolve() if args[1:] else root / "_docs")
     elif args[:1] == ["readme"]:
-        text, path = readme(), root / "README.md"
-        if args[1:] == ["--check"]:
-            sys.exit(
-                None
-                if path.exists() and path.read_text() == text
-                else "README.md is not what nbs/index.ipynb gives: run 'make readme'."
-            )
-        new = path.with_name(".README.new")
-        new.write_text(text)
-        new.rename(path)
+        for path, text in [(root / "README.md", readme()), *hub_cards()]:
+            if args[1:] != ["--check"]:
+                write_atomic(path, text)
+            elif not path.exists() or path.read_text() != text:
+                sys.exit(f"{path.relative_to(root)} is not what nbs/ gives: run 'make readme'.")
     else:
         sys.exit(__doc__)

@@ -1,4 +1,7 @@
-"""Bring settings.ini, pyproject.toml and environment.yml in line with requirements.txt, the one list edited by hand."""
+"""Bring settings.ini and environment.yml in line with requirements.txt, the lock, which is edited by hand.
+
+pyproject.toml has ranges instead; a test sees to it that they hold what is locked.
+"""
 
 import pathlib
 import re
@@ -19,9 +22,8 @@ def pin(m):
     return f"{m[1]}=={version[norm(m[1])]}" if norm(m[1]) in version else m[0]
 
 
-for name in "settings.ini", "pyproject.toml":
-    text = (root / name).read_text()
-    (root / name).write_text(re.sub(r"([\w.-]+)==([\w.+]+)", pin, text))
+text = (root / "settings.ini").read_text()
+(root / "settings.ini").write_text(re.sub(r"([\w.-]+)==([\w.+]+)", pin, text))
 
 head = """# The pins of requirements.txt for conda users: conda brings Python and pip, PyPI everything else.
 #   conda env create -f environment.yml && conda activate crane && pip install --no-deps -e .

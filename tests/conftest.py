@@ -6,8 +6,11 @@ Tests of a file stay with one worker, for they share models, worlds and a site; 
 import fcntl
 import json
 import os
+import re
+import signal
 import threading
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -24,6 +27,7 @@ LONG = (
     "test_editors",
     "test_library",
     "test_served",
+    "test_hostile",
 )
 
 
@@ -58,6 +62,81 @@ def checkpoint_of(made_once):
     from families import FAMILIES  # with all of torch
 
     return lambda name: made_once(name, FAMILIES[name])
+
+
+KEPT = os.environ.get("CRANE_FAULTS", "")  # folder for the rows of the long set of faults; the short one keeps none
+
+
+def times(short: int, long: int) -> int:
+    "How often a fault is tried."
+    return long if KEPT else short
+
+
+@contextmanager
+def bounded(seconds=60):
+    "Fail rather than hang; the bound is far above what anything here takes."
+
+    def late(*_):
+        raise AssertionError(f"it takes longer than {seconds} seconds")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+@dataclass
+class Row:
+    "A fault, where it strikes, and what came of it."
+
+    fault: str
+    place: str
+    sees: str = "nothing: the next command goes on"  # the user
+    tried: int = 0
+    survived: int = 0
+
+    @contextmanager
+    def once(self):
+        "One try; what is asserted inside decides whether it was survived."
+        self.tried += 1
+        yield
+        self.survived += 1
+
+    def refused(self, f, *args, **kw) -> str:
+        "One try of what must be refused in a sentence, which is what the user sees."
+        from crane.core import CraneError
+
+        with self.once():
+            with pytest.raises(CraneError) as e:
+                f(*args, **kw)
+            self.said(str(e.value))
+        return str(e.value)
+
+    def said(self, text: str):
+        "Keep a sentence; the place in the file system is the test's own."
+        text = " ".join(text.split())
+        assert 20 < len(text) < 700 and "Traceback" not in text, text
+        self.sees = re.sub(r"/[\w./-]*/(?=[\w.-]+)", "…/", text)
+
+
+@pytest.fixture
+def tried(request):
+    "A function from a fault and its place to a `Row`, which is kept however the test ends."
+    rows = []
+
+    def row(fault, place, sees=Row.sees):
+        rows.append(Row(fault, place, sees))
+        return rows[-1]
+
+    yield row
+    if KEPT:
+        os.makedirs(KEPT, exist_ok=True)
+        name = re.sub(r"[^\w.-]+", "_", request.node.nodeid)[-150:]
+        with open(f"{KEPT}/{name}.json", "w") as f:
+            json.dump([asdict(r) for r in rows if r.tried], f)
 
 
 class ChatHandler(BaseHTTPRequestHandler):

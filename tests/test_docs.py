@@ -55,7 +55,9 @@ def pages_of(site):
 
 def test_every_notebook_has_a_page_named_after_its_module(site):
     pages = set(map(module_of, notebooks(root)))
-    assert {p.stem for p in site.glob("*.html")} == pages | {"api", "claims", "results", "cards", "times", "glossary"}
+    assert {p.stem for p in site.glob("*.html")} == pages | {
+        *("api", "claims", "results", "cards", "times", "reliability", "glossary", "shell")
+    }
 
 
 def test_no_broken_link(site):
@@ -207,6 +209,21 @@ def test_the_page_of_times_shows_the_first_run_that_has_recorded_them(tmp_path, 
     assert "| [00_core](core.ipynb) |  | 1.0 |  |  |  |  | 1.0 | 2.0 |" in shown()
     promoted.write_text(json.dumps(about | dict(stages={"00_core": dict(seconds=60, spans={})})))
     assert "the promoted run" in shown()
+
+
+def test_the_page_of_faults_shows_what_was_kept(tmp_path, monkeypatch):
+    (tmp_path / "benchmarks").mkdir()
+    monkeypatch.setattr(docs, "root", tmp_path)
+    monkeypatch.setattr(docs, "proc", tmp_path)
+    docs.reliability_page()
+    assert "No set of faults has been kept yet" in (tmp_path / "reliability.md").read_text()
+    row = dict(fault="<b>a bomb</b>", place="a | b", tried=1200, survived=1199, sees="x.png is none")
+    kept = dict(date="2026-01-02", commit="0123456789", hardware=dict(cpu="y", cores=2), rows=[row])
+    (tmp_path / "benchmarks/faults.json").write_text(json.dumps(kept))
+    docs.reliability_page()
+    shown = (tmp_path / "reliability.md").read_text()
+    assert "| &lt;b&gt;a bomb&lt;/b&gt; | a \\| b | 1,200 | 1,199 | x.png is none |" in shown
+    assert "Tried on 2026-01-02 with commit 01234567, on 2 cores of y." in shown
 
 
 def test_formulas_are_html_and_unknown_ones_are_refused():
@@ -459,10 +476,12 @@ def test_the_sidebar_is_in_reading_order(host, browser):
     guides = {s + ".html" for s in notebooks(root) if not is_stage(s)} - {"index.html"}
     assert links[: 1 + len(read)] == ["index.html", *read] and set(links[1 + len(read) :][: len(guides)]) == guides
     assert links[1 + len(read) + len(guides) :] == [
+        "shell.html",
         "claims.html",
         "results.html",
         "cards.html",
         "times.html",
+        "reliability.html",
         "glossary.html",
         "api.html",
     ]

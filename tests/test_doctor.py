@@ -1,13 +1,14 @@
 "The data doctor finds faults planted in a world file, through the command that a user runs."
 
 import json
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from crane.command_line import app
-from crane.doctor import examine
+from crane.doctor import check_machine, check_packages, examine
 from crane.world import ARTISTS, World, load_world, save_world
 
 
@@ -40,7 +41,7 @@ def test_a_saved_copy_is_as_sound_as_the_shipped_world(world, tmp_path):
 def test_a_wrong_picture_is_found(world, tmp_path, key, source):
     wrong = world.images[f"flag-icons-4x3/{source}"]  # by another artist, so that none has a file twice
     r = doctor(saved(world, tmp_path / "w.parquet", images={key: wrong}))
-    assert r.exit_code == 1
+    assert r.exit_code == 5
     assert f"FAULT   agreement: {key} does not look like" in r.stdout, r.output
 
 
@@ -48,7 +49,7 @@ def test_a_duplicate_is_found_that_the_artists_agree_on(world, tmp_path):
     "All five pictures of one country are filed under another: the artists agree with each other, and all are wrong."
     wrong = {f"{a}/JP": world.images[f"{a}/KE"] for a in ARTISTS}
     r = doctor(saved(world, tmp_path / "w.parquet", images=wrong))
-    assert r.exit_code == 1
+    assert r.exit_code == 5
     either = "Japan flies almost the flag of Kenya", "Kenya flies almost the flag of Japan"
     assert any(what in r.stdout for what in either), r.output
     assert "splits: " in r.stdout and "one and the same picture" in r.stdout  # Kenya and Japan are in different splits
@@ -61,7 +62,7 @@ def test_a_wrong_licence_is_found(world, tmp_path):
     sources["twemoji"]["licence"] = "All rights reserved"
     pq.write_table(table.replace_schema_metadata({"sources": json.dumps(sources)}), path)
     r = doctor(path)
-    assert r.exit_code == 1 and "artist twemoji: licence 'All rights reserved'" in r.stdout, r.output
+    assert r.exit_code == 5 and "artist twemoji: licence 'All rights reserved'" in r.stdout, r.output
 
 
 @pytest.mark.parametrize(
@@ -100,3 +101,24 @@ def test_a_sheet_that_cannot_be_written_is_one_sentence(tmp_path):
     r = CliRunner().invoke(app, ["doctor", "--sheet", str(tmp_path / "file" / "sheet.png")])
     assert r.exit_code == 1 and r.stderr.startswith("crane: "), r.output
     assert "file" in r.stderr and r.stderr.count("\n") == 1, r.output
+
+
+# ---- the machine and its packages
+
+
+def test_a_package_out_of_range_is_a_fault_and_a_lacking_extra_is_a_remark(monkeypatch):
+    required = ["numpy<1", "torch>=2", 'no-such>=1; extra == "demo"', 'crane-companion[demo]; extra == "dev"']
+    monkeypatch.setattr("crane.doctor.metadata.requires", lambda name: required)
+    core, *rest = check_packages()
+    assert core.fault and core.what.startswith("numpy is ") and core.what.endswith("and not <1")
+    assert not any(f.fault for f in rest) and rest[-1].what == "demo (1): no-such is not installed"
+
+
+def test_an_old_python_is_a_fault(monkeypatch):
+    monkeypatch.setattr("crane.doctor.platform.python_version", lambda: "3.9.1")
+    assert any(f.fault and "Python is 3.9.1" in f.what for f in check_packages())
+
+
+def test_little_memory_is_said(monkeypatch):
+    monkeypatch.setattr("crane.doctor.hardware", lambda: dict(cpu="x", cores=1, memory_bytes=2e9))
+    assert any("little memory" in f.what and not f.fault for f in check_machine(Path.cwd()))

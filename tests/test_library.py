@@ -1,7 +1,7 @@
 """The dual library.
 
 Its life against a plain model of it, search against brute force, kills, readers beside a writer, damage, and which
-edits a prompt meets.
+edits a prompt meets; in a folder and, where it is the same there, in Qdrant.
 """
 
 import ast
@@ -10,13 +10,18 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import socket
 import sys
 import tempfile
+import threading
 import time
 import traceback
-from functools import lru_cache
+from contextlib import contextmanager, nullcontext
+from functools import lru_cache, partial
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -43,7 +48,7 @@ from crane.model import Prompt, load_mllm
 from crane.questions import counterfactuals
 from crane.retrieval import chains_of, found, not_its_own
 from crane.search import Library, OwnEncoder, key64, make_index, unit
-from crane.store import FORMAT, read_revision
+from crane.store import FORMAT, Collection, Taken, pack_records, read_revision, store_at
 from crane.world import EDIT_ARTIST, load_world, open_image
 
 SLOW = dict(deadline=None, suppress_health_check=list(HealthCheck))
@@ -118,6 +123,122 @@ def visual(id, image, subject="PE", relation="country", target="Chad", **fields)
         )
         | fields
     )
+
+
+STORES = ["folder", "qdrant", "stand-in", "server"]
+SERVER = os.environ.get("CRANE_QDRANT", "localhost:6333")  # HOST:PORT of a Qdrant server for these tests
+
+
+def address(folder, where):
+    "Where a library lies: in a folder, in Qdrant's local mode there, or in a collection of a server."
+    if where in ("folder", "qdrant"):
+        return folder if where == "folder" else f"qdrant://{folder}"
+    at = SERVER if where == "server" else serving[where]
+    return f"qdrant://{at}/test-{key64(str(folder)):016x}"
+
+
+@contextmanager
+def stand_in():
+    "What a Qdrant server answers, as the client's own local mode says it."
+    from qdrant_client import QdrantClient, models
+
+    store = QdrantClient(":memory:")
+
+    def answer(what, name, r):
+        if what == "exists":
+            return dict(exists=store.collection_exists(name))
+        if what == "create":
+            return store.create_collection(name, models.CreateCollection(**r).vectors or {})
+        if what == "upsert":
+            points = models.PointsList(**r)
+            return store.upsert(name, points.points, update_mode=points.update_mode)
+        if what == "delete":
+            return store.delete(name, models.PointIdsList(**r))
+        if what == "query/batch":
+            searches = [q.model_copy(update=dict(params=None)) for q in models.QueryRequestBatch(**r).searches]
+            return store.query_batch_points(name, searches)
+        if what == "count":
+            return store.count(name)
+        r = models.PointRequest(**r)
+        return store.retrieve(name, r.ids, with_payload=r.with_payload, with_vectors=r.with_vector)
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+        def do(self):
+            *_, name, what = re.match(r"/(collections/([^/?]+))?/?([^?]*)", self.path).groups()
+            what = what.removeprefix("points").removeprefix("/") or dict(PUT="upsert", POST="retrieve").get(
+                self.command
+            )
+            if self.command == "PUT" and "/points" not in self.path:
+                what = "create"
+            body = json.loads(self.rfile.read(int(self.headers.get("content-length", 0))) or "{}")
+            said = (
+                dict(result=answer(what, name, body), status="ok", time=0.0)
+                if name
+                else dict(title="", version="1.20.0")
+            )
+            data = json.dumps(said, default=lambda x: x.model_dump(mode="json", exclude_none=True)).encode()
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.send_header("content-length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        do_GET = do_PUT = do_POST = do
+
+    with serve(Handler) as at:
+        yield at
+
+
+@contextmanager
+def serve(handler):
+    "Answer on loopback for a while."
+    server = HTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+serving = {}
+
+
+@pytest.fixture(params=STORES)
+def where(request):
+    need(request.param)
+    with stand_in() if request.param == "stand-in" else nullcontext() as at:
+        serving["stand-in"] = at
+        yield request.param
+
+
+def need(where):
+    "Skip where no server is at hand."
+    host, port = SERVER.split(":")
+    if where == "server":
+        with socket.socket() as s:
+            s.settimeout(1)
+            if s.connect_ex((host, int(port))):
+                pytest.skip(f"no Qdrant server at {SERVER}: start one, or name another in CRANE_QDRANT")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def hurried():
+    "Qdrant's local mode waits for the disk after every point; nothing here depends on that."
+    from qdrant_client.local.persistence import CollectionPersistence
+
+    ensure = CollectionPersistence._ensure_table
+
+    def hurry(self):
+        ensure(self)
+        self.storage.execute("PRAGMA synchronous=OFF")
+
+    with pytest.MonkeyPatch.context() as mp:
+        mp.setattr(CollectionPersistence, "_ensure_table", hurry)
+        yield
 
 
 def ids(lib):
@@ -338,10 +459,14 @@ def nearest(edits, p, k):
 class Life(RuleBasedStateMachine):
     "A library, and another handle on its folder, against a list of what lives and a stack of what was before."
 
-    @initialize(kept=st.booleans())
-    def begin(self, kept):
+    stores = [None, "folder"]
+
+    @initialize(data=st.data())
+    def begin(self, data):
+        kept = data.draw(st.sampled_from(self.stores))
         self.folder = Path(tempfile.mkdtemp()) if kept else None
-        self.libs = [DualLibrary(Fake(PICTURES), folder=self.folder) for _ in range(1 + kept)]
+        self.at = address(self.folder, kept) if kept else None
+        self.libs = [DualLibrary(Fake(PICTURES), folder=self.at) for _ in range(2 if kept else 1)]
         self.now, self.past, self.seq, self.number, self.times = (), [], 0, 0, {}
         self.seen = [(self.now, 0)] * len(
             self.libs
@@ -402,7 +527,7 @@ class Life(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1), again=st.booleans())
     def look(self, who, again):
         if again:
-            self.libs[who] = DualLibrary(Fake(PICTURES), folder=self.folder)
+            self.libs[who] = DualLibrary(Fake(PICTURES), folder=self.at)
         else:
             assert self.libs[who].refresh() == self.number
         self.seen[who] = self.now, self.number
@@ -437,7 +562,15 @@ def test_a_life_of_changes_agrees_with_a_plain_model_of_it(monkeypatch):
     run_state_machine_as_test(Life, settings=settings(max_examples=30, stateful_step_count=25, **SLOW))
 
 
-def test_changes_are_undone_one_after_another_across_processes(tmp_path):
+@pytest.mark.parametrize("where", ["qdrant", "stand-in", "server"], indirect=True)
+def test_a_life_in_qdrant_is_the_same(where):
+    life = type("LifeInQdrant", (Life,), dict(stores=[where]))
+    lives = 2 if where == "stand-in" else 6
+    run_state_machine_as_test(life, settings=settings(max_examples=lives, stateful_step_count=15, **SLOW))
+
+
+def test_changes_are_undone_one_after_another_across_processes(tmp_path, where):
+    tmp_path = address(tmp_path, where)
     lib = DualLibrary(Fake(), folder=tmp_path)
     for i in range(4):
         lib.add([textual(f"e{i}", f"L{i}")])
@@ -564,25 +697,26 @@ def test_an_edit_is_no_longer_superseded_when_the_later_one_moves_to_another_fac
     )
 
 
-def test_a_stored_picture_outlives_its_file(tmp_path):
-    f = drawn(tmp_path, 1)
+def test_a_stored_picture_outlives_its_file(tmp_path, where):
+    f, at = drawn(tmp_path, 1), address(tmp_path / "l", where)
     same = shutil.copy(f, tmp_path / "same.png")
-    lib = DualLibrary(Fake(), folder=tmp_path / "l")
+    lib = DualLibrary(Fake(), folder=at)
     lib.add([visual("a", f), visual("b", same, "CL")])
     want = Path(f).read_bytes()
     Path(f).unlink()
-    stored, other = [x.edit.image for x in DualLibrary(Fake(), folder=tmp_path / "l").entries()]
-    assert stored == other and Path(stored).read_bytes() == want and Path(stored).parent == tmp_path / "l" / "pictures"
-    assert hit_ids(DualLibrary(Fake(), folder=tmp_path / "l").nearest([Prompt("Whose?", same)], 2)[0]) == ["a", "b"]
+    again = DualLibrary(Fake(), folder=at)
+    stored, other = [x.edit.image for x in again.entries()]
+    assert stored == other and Path(stored).read_bytes() == want and Path(stored).parent == again.store.pictures
+    assert hit_ids(DualLibrary(Fake(), folder=at).nearest([Prompt("Whose?", same)], 2)[0]) == ["a", "b"]
 
 
-def test_a_picture_drawn_anew_is_encoded_anew(tmp_path):
-    f = drawn(tmp_path, 1)
-    lib = DualLibrary(Fake(), folder=tmp_path / "l")
+def test_a_picture_drawn_anew_is_encoded_anew(tmp_path, where):
+    f, at = drawn(tmp_path, 1), address(tmp_path / "l", where)
+    lib = DualLibrary(Fake(), folder=at)
     lib.add([visual("a", f)])
     Path(f).write_bytes(png(2))
     lib.add([visual("a", f)])
-    assert DualLibrary(Fake(), folder=tmp_path / "l").nearest([Prompt("Whose?", drawn(tmp_path, 2))])[0][0].score == 1
+    assert DualLibrary(Fake(), folder=at).nearest([Prompt("Whose?", drawn(tmp_path, 2))])[0][0].score == 1
 
 
 # --- search ---------------------------------------------------------------------------------------
@@ -599,6 +733,18 @@ def filled(kind, x, names, order, parts=1):
     lib = Library(kind)
     for part in np.array_split(order, parts):
         lib.add(x[part], part, names[part], names[part], names[part])
+    return lib
+
+
+def filled_in_qdrant(folder, x, names, order, parts=1):
+    "The same rows, whose vectors Qdrant holds."
+    kept = store_at(address(folder, "qdrant"))
+    lib = Library("flat", kept.index("textual"))
+    kept.begin()
+    for n, part in enumerate(np.array_split(order, parts), 1):
+        arrays = pack_records([{}] * len(part)) | dict(modality=np.ones(len(part), np.uint8), ids=names[part])
+        kept.write(dict(number=n), arrays | dict(textual=x[part]))
+        lib.add(kept.read(n).part("textual"), part, names[part], names[part], names[part])
     return lib
 
 
@@ -633,12 +779,27 @@ def test_search_is_brute_force_whatever_the_order_the_batch_and_the_threads(n, d
         faiss.omp_set_num_threads(threads)
 
 
+@pytest.mark.parametrize("n, dim, copies, dying", [(9, 3, 0, 0), (200, 24, 90, 0.9), (300, 64, 140, 0.3)])
+def test_search_in_qdrant_is_brute_force_whatever_the_order_and_the_batch(tmp_path, n, dim, copies, dying):
+    x, names, rng = rows_of(n, dim, n, copies)
+    dead = rng.random(n) < dying
+    q = unit(np.concatenate([x[rng.integers(0, n, 9)], x[:1], rng.normal(size=(9, dim))]))
+    want = {k: [brute(x, names, ~dead, v, k) for v in q] for k in (1, 5)}
+    for j, (order, parts) in enumerate([(np.arange(n), 1), (rng.permutation(n), 3), (np.arange(n)[::-1], 7)]):
+        lib = filled_in_qdrant(tmp_path / str(j), x, names, order, parts)
+        lib.turn(np.flatnonzero(dead[order]), dead=True)
+        for size, k in [(64, 1), (64, 5), (7, 5), (1, 1)]:
+            got = [r for i in range(0, len(q), size) for r in lib.nominate(q[i : i + size], k)]
+            assert [(lib.ids[r[:k]].tolist(), s[:k].tolist()) for r, s in got] == want[k]
+
+
 @settings(max_examples=40, **SLOW)
-@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 12), st.integers(0, 9999))
-def test_all_that_ties_with_the_last_is_nominated(n, copies, k, seed):
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 12), st.integers(0, 9999), st.booleans())
+def test_all_that_ties_with_the_last_is_nominated(tmp_path_factory, n, copies, k, seed, in_qdrant):
     x, names, rng = rows_of(n, 4, seed, min(copies, n))
     dead = rng.random(n) < 0.3
-    lib = filled("flat", x, names, np.arange(n))
+    fill = partial(filled_in_qdrant, tmp_path_factory.mktemp("ties")) if in_qdrant else partial(filled, "flat")
+    lib = fill(x, names, np.arange(n))
     lib.turn(np.flatnonzero(dead), dead=True)
     for q in (x[0], -x[0]):
         ((rows, scores),) = lib.nominate(q[None], k)
@@ -776,7 +937,9 @@ def test_an_edit_without_a_subject_is_found_among_many_nearer_ones():
 # --- kills ----------------------------------------------------------------------------------------
 
 
-def test_a_killed_writer_loses_nothing_it_acknowledged(fork, tmp_path, monkeypatch):
+@pytest.mark.faults
+def test_a_killed_writer_loses_nothing_it_acknowledged(fork, tmp_path, monkeypatch, tried):
+    row = tried("SIGKILL at random moments", "library: add, remove, compact")
     monkeypatch.setattr(library, "COMPACT_AFTER", 5)
     held, number, within, half, acknowledged = {}, 0, 0, 0, 0
     for n in range(KILLS):
@@ -787,7 +950,8 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(fork, tmp_path, monkeypat
         p.kill()
         p.join()
         acknowledged += lines(log).count("done")
-        held, number, *happened = after_kill(tmp_path / "l", log, held, number, tmp_path / "p", n)
+        with row.once():
+            held, number, *happened = after_kill(tmp_path / "l", log, held, number, tmp_path / "p", n)
         within += happened[0]
         half += happened[1]
     assert within > KILLS / 4 and half and acknowledged > KILLS
@@ -798,9 +962,11 @@ def test_a_killed_writer_loses_nothing_it_acknowledged(fork, tmp_path, monkeypat
         )
 
 
-def test_a_writer_may_die_before_any_touch_of_the_folder(fork, tmp_path, monkeypatch):
+@pytest.mark.faults
+def test_a_writer_may_die_before_any_touch_of_the_folder(fork, tmp_path, monkeypatch, tried):
     "The kill falls before the first opened, renamed or removed file, before the second, …, also amid a compaction."
     monkeypatch.setattr(library, "COMPACT_AFTER", 3)
+    row = tried("SIGKILL at each write", "library: add, remove, compact")
     changes = [dict(add=[["v1", "a"], ["t1", "b"], ["v2", "c"]]), dict(remove=["t1"]), dict(add=[["v1", "new"]])]
     first = DualLibrary(Fake(), folder=tmp_path / "first")
     held = {}
@@ -812,7 +978,8 @@ def test_a_writer_may_die_before_any_touch_of_the_folder(fork, tmp_path, monkeyp
         shutil.copytree(tmp_path / "first", f)
         p = fork(write_till, f, log, tmp_path / "p", changes, at)
         p.join()
-        after_kill(f, log, held, 3, tmp_path / "p", at)
+        with row.once():
+            after_kill(f, log, held, 3, tmp_path / "p", at)
         if p.exitcode == 0:
             break
         assert p.exitcode == -signal.SIGKILL
@@ -863,7 +1030,8 @@ def read_in_turn(folder, log, pictures, n):
         raise
 
 
-def test_readers_beside_a_writer_see_only_what_was_written(fork, tmp_path):
+@pytest.mark.faults
+def test_readers_beside_a_writer_see_only_what_was_written(fork, tmp_path, tried):
     logs = [tmp_path / f"log{i}" for i in range(3)]
     n = 240
     [drawn(tmp_path / "p", i) for i in range(n)]
@@ -872,10 +1040,12 @@ def test_readers_beside_a_writer_see_only_what_was_written(fork, tmp_path):
     writer.join(60)
     for p in readers:
         p.join(20)
-    assert [lines(log) for log in logs] == [["end"]] * 3
+    with tried("two readers beside a writer, 240 changes", "library", "only whole changes").once():
+        assert [lines(log) for log in logs] == [["end"]] * 3
 
 
-def test_two_writers_lose_nothing(fork, tmp_path):
+@pytest.mark.faults
+def test_two_writers_lose_nothing(fork, tmp_path, tried):
     logs = [tmp_path / f"log{i}" for i in range(2)]
     n = 120
     both = [
@@ -888,7 +1058,8 @@ def test_two_writers_lose_nothing(fork, tmp_path):
     check_whole(lib)
     assert sorted(ids(lib)) == sorted(f"{name}{i}" for name in "ab" for i in range(n)) and lib.number == 2 * n / 3
     for name in "ab":
-        assert [i for i in ids(lib) if i[0] == name] == [f"{name}{i}" for i in range(n)]
+        with tried("two writers at once, 40 changes each", "library", "both writers' changes").once():
+            assert [i for i in ids(lib) if i[0] == name] == [f"{name}{i}" for i in range(n)]
 
 
 def test_a_writer_who_holds_the_folder_too_long_is_named(tmp_path):
@@ -1160,16 +1331,16 @@ def test_nothing_is_kept_as_a_pickle(tmp_path):
 
 @pytest.mark.parametrize("other", [Fake(name="another"), Fake(dim=8)], ids=["other vectors", "other dimension"])
 @pytest.mark.parametrize("what", ["visual", "textual"])
-def test_a_library_of_another_encoder_is_refused(tmp_path, other, what):
-    DualLibrary(Fake(), folder=tmp_path / "l").add(
-        [textual("a") if what == "textual" else visual("a", drawn(tmp_path, 1))]
-    )
+def test_a_library_of_another_encoder_is_refused(tmp_path, other, what, where):
+    at = address(tmp_path / "l", where)
+    DualLibrary(Fake(), folder=at).add([textual("a") if what == "textual" else visual("a", drawn(tmp_path, 1))])
     with pytest.raises(CraneError, match="made with another encoder") as e:
-        DualLibrary(other, folder=tmp_path / "l")
-    assert str(tmp_path / "l") in str(e.value) and len(DualLibrary(Fake(), folder=tmp_path / "l")) == 1
+        DualLibrary(other, folder=at)
+    assert str(at) in str(e.value) and len(DualLibrary(Fake(), folder=at)) == 1
 
 
-def test_vectors_of_another_length_are_refused_before_they_are_written(tmp_path):
+def test_vectors_of_another_length_are_refused_before_they_are_written(tmp_path, where):
+    tmp_path = address(tmp_path, where)
     lib = DualLibrary(Fake(), folder=tmp_path)
     lib.add([textual("a"), textual("b", "Chad")])
     lib.remove("a", "b")
@@ -1179,22 +1350,22 @@ def test_vectors_of_another_length_are_refused_before_they_are_written(tmp_path)
     assert ids(again) == ["a", "b"]
 
 
-def test_without_an_encoder_edits_can_be_listed_and_removed(tmp_path):
-    DualLibrary(Fake(), folder=tmp_path / "l").add(
-        [textual("a"), visual("b", drawn(tmp_path, 1)), textual("c", "Chad")]
-    )
-    lib = DualLibrary(None, folder=tmp_path / "l")
+def test_without_an_encoder_edits_can_be_listed_and_removed(tmp_path, where):
+    at = address(tmp_path / "l", where)
+    DualLibrary(Fake(), folder=at).add([textual("a"), visual("b", drawn(tmp_path, 1)), textual("c", "Chad")])
+    lib = DualLibrary(None, folder=at)
     assert ids(lib) == ["a", "b", "c"] and [str(c) for c in lib.contradictions()] == []
     lib.remove("a", "b")
-    assert ids(DualLibrary(Fake(), folder=tmp_path / "l")) == ["c"]
+    assert ids(DualLibrary(Fake(), folder=at)) == ["c"]
     lib.undo()
-    check_whole(DualLibrary(Fake(), folder=tmp_path / "l"))
+    check_whole(DualLibrary(Fake(), folder=at))
     for f in (lambda: lib.add([textual("d")]), lambda: lib.nearest([Prompt("What is the capital of Chad?")])):
         with pytest.raises(CraneError, match="encoder"):
             f()
 
 
-def test_thresholds_are_kept_and_what_is_given_comes_first(tmp_path, monkeypatch):
+def test_thresholds_are_kept_and_what_is_given_comes_first(tmp_path, where, monkeypatch):
+    tmp_path = address(tmp_path, where)
     monkeypatch.setattr(library, "COMPACT_AFTER", 2)
     DualLibrary(Fake(), dict(visual=0.5, textual=0.1), folder=tmp_path).add([textual("a")])
     lib = DualLibrary(Fake(), dict(visual=0.6), folder=tmp_path)
@@ -1202,6 +1373,181 @@ def test_thresholds_are_kept_and_what_is_given_comes_first(tmp_path, monkeypatch
     for i in range(5):
         lib.add([textual(f"e{i}", f"L{i}")])
     assert lib.thresholds == DualLibrary(Fake(), folder=tmp_path).thresholds == dict(visual=0.6, textual=0.1)
+
+
+# --- Qdrant ---------------------------------------------------------------------------------------
+
+
+def test_a_writer_who_comes_second_begins_again_and_leaves_nothing(tmp_path, monkeypatch):
+    at = address(tmp_path, "qdrant")
+    slow, quick = (DualLibrary.at(at, Fake()) for _ in range(2))
+    put, late = Collection.put, iter(range(3))
+
+    def after_another(self, token, modality, arrays):
+        put(self, token, modality, arrays)
+        if self is slow.store and modality == "textual" and (n := next(late, None)) is not None:
+            quick.add([textual(f"quick{n}", f"Quickland {n}")])
+
+    monkeypatch.setattr(Collection, "put", after_another)
+    slow.add([textual("slow"), visual("seen", drawn(tmp_path / "p", 1))], source="here")
+    slow.remove("quick1")
+    assert ids(slow) == ids(DualLibrary.at(at, Fake())) == ["quick0", "quick2", "slow", "seen"] and slow.number == 5
+    assert slow.store.ask("count", "textual").count == 4 and slow.store.ask("count", "visual").count == 1
+    check_whole(DualLibrary.at(at, Fake()))
+    quick.refresh()
+    quick.undo()
+    assert ids(DualLibrary.at(at, Fake())) == ["quick0", "quick1", "quick2", "slow", "seen"]
+
+
+def test_a_writer_who_never_comes_first_is_told(tmp_path, monkeypatch):
+    lib = DualLibrary.at(address(tmp_path, "qdrant"), Fake())
+
+    def taken(self, *args):
+        raise Taken
+
+    monkeypatch.setattr(Collection, "write", taken)
+    with pytest.raises(CraneError, match="without a pause: try again later"):
+        lib.add([textual("a")])
+
+
+def test_what_a_killed_writer_left_in_qdrant_is_passed_over(tmp_path, monkeypatch):
+    at = address(tmp_path, "qdrant")
+    lib = DualLibrary.at(at, Fake())
+    lib.add([textual("a")])
+    with monkeypatch.context() as mp:  # the writer dies when its edits are there and its revision is not
+        mp.setattr(Collection, "payload", lambda self, n: 1 / 0)
+        ask = Collection.ask
+        mp.setattr(
+            Collection,
+            "ask",
+            lambda self, what, kind, *a, **k: (what, kind) != ("upsert", None) and ask(self, what, kind, *a, **k),
+        )
+        with pytest.raises(ZeroDivisionError):
+            lib.add([textual(f"lost{n}", target=f"T{n}", subject_name="") for n in range(40)])
+    assert lib.refresh() == 1 and ids(lib) == ["a"]
+    lib.add([textual("b", "Chad", subject_name="")])
+    (again := DualLibrary.at(at, Fake())).add([textual("c", "Niger")])
+    assert ids(again) == ["a", "b", "c"] and again.store.ask("count", "textual").count == 43
+    check_whole(again)
+    assert hit_ids(again.nearest([Prompt("What is the capital of Peru?")], 9)[0]) == ["a", "b"]
+
+
+@pytest.mark.parametrize("what", ["a point", "a revision", "a changed revision", "a picture"])
+def test_what_is_lost_or_changed_in_qdrant_is_named(tmp_path, what):
+    at = address(tmp_path, "qdrant")
+    lib = DualLibrary.at(at, Fake())
+    for n in range(3):
+        lib.add([visual(f"e{n}", drawn(tmp_path / "p", n), f"S{n}")])
+    for n in range(3):
+        Path(drawn(tmp_path / "p", n)).unlink()
+    scrolled = {k: lib.store.ask("scroll", k, limit=99)[0] for k in (None, "visual")}
+    names = {"a point": ("visual", scrolled["visual"][1].id)}
+    names["a revision"] = None, search.point_id(0, 2)
+    names["a picture"] = None, next(p.id for p in scrolled[None] if "picture" in p.payload)
+    if what == "a changed revision":
+        lib.store.ask("set_payload", None, dict(info=json.dumps(dict(number=2, op="add"))), [search.point_id(0, 2)])
+    else:
+        lib.store.ask("delete", names[what][0], [names[what][1]])
+    with pytest.raises(CraneError, match="missing|damaged") as e:
+        again = DualLibrary.at(at, Fake())
+        again.entries()
+        again.nearest([own_prompt(again.edit("visual", n)) for n in range(3)])
+    assert "restore" in str(e.value) and (str(tmp_path) in str(e.value) or what == "a picture")
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "qdrant://",
+        "qdrant:///",
+        "qdrant://host",
+        "qdrant://host:1/",
+        "qdrant://host:x/edits",
+        "qdrant://host:1/a/b",
+        "qdrant:edits",
+        "qdrant://me:secret@host/edits",
+    ],
+)
+def test_a_wrong_address_is_refused_in_a_sentence(wrong):
+    with pytest.raises(CraneError, match="is no address of a library: write qdrant://HOST:PORT/COLLECTION") as e:
+        DualLibrary.at(wrong, Fake())
+    assert "secret" not in str(e.value) and "\n" not in str(e.value)
+
+
+class Html(BaseHTTPRequestHandler):
+    status, text = 200, b"<html><body>Welcome</body></html>"
+
+    def do_GET(self):
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.text)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.mark.parametrize(
+    "status, text, said",
+    [
+        (200, b"<html>Welcome</html>", "no Qdrant server answers"),
+        (404, b"<html>not here</html>", "answers 404 .*: look whether a Qdrant server is there"),
+        (401, b"Invalid API key", "refuses the key: set QDRANT_API_KEY"),
+        (503, b"", "answers 503"),
+        (200, b'{"title": "qdrant", "version": "1.9.2"}', "is of version 1.9.2, and 1.17 is needed: update it"),
+    ],
+)
+def test_what_is_no_qdrant_server_is_named(status, text, said):
+    with (
+        serve(type("Other", (Html,), dict(status=status, text=text))) as at,
+        pytest.raises(CraneError, match=said) as e,
+    ):
+        DualLibrary.at(f"qdrant://{at}/edits", Fake())
+    assert at in str(e.value) and "\n" not in str(e.value)
+
+
+def test_a_server_that_goes_away_is_named_and_what_it_holds_is_there_again():
+    with stand_in() as at:
+        lib = DualLibrary.at(f"qdrant://{at}/edits", Fake())
+        lib.add([textual("a")])
+    for f in (lambda: lib.add([textual("b", "Chad")]), lambda: lib.nearest([own_prompt(textual("a"))]), lib.refresh):
+        with pytest.raises(
+            CraneError, match=f"no Qdrant server answers at qdrant://{at}/edits .*: start it, or correct"
+        ):
+            f()
+    assert len(lib) == 1
+
+
+def test_without_the_extra_the_missing_package_is_named(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "qdrant_client", None)
+    with pytest.raises(CraneError, match=r"pip install crane-companion\[qdrant\]"):
+        DualLibrary.at(address(tmp_path, "qdrant"), Fake())
+
+
+def opened_elsewhere(folder, log):
+    lib = DualLibrary.at(address(folder, "qdrant"), Fake())
+    speaker(log)(f"open {len(lib)}")
+    time.sleep(600)
+
+
+def test_local_mode_serves_one_process(tmp_path, fork):
+    p = fork(opened_elsewhere, tmp_path / "l", tmp_path / "log")
+    until(lambda: lines(tmp_path / "log"))
+    with pytest.raises(CraneError, match="another process has opened .*: wait until it ends, or start a Qdrant server"):
+        DualLibrary.at(address(tmp_path / "l", "qdrant"), Fake())
+    p.kill()
+    p.join()
+    assert len(DualLibrary.at(address(tmp_path / "l", "qdrant"), Fake())) == 0
+
+
+def test_only_exact_search_is_asked_of_qdrant_and_no_more_edits_than_fit(tmp_path, monkeypatch):
+    lib = DualLibrary(Fake(), folder=address(tmp_path, "qdrant"), kind="hnsw")
+    with pytest.raises(CraneError, match="exact searches only"):
+        lib.add([textual("a")])
+    monkeypatch.setattr("crane.store.MOST", 2)
+    lib = DualLibrary.at(address(tmp_path, "qdrant"), Fake())
+    with pytest.raises(CraneError, match="Qdrant takes 2 edits at once, and these are 3: add them in parts"):
+        lib.add([textual(f"e{n}", f"L{n}") for n in range(3)])
+    assert len(DualLibrary.at(address(tmp_path, "qdrant"), Fake())) == 0
 
 
 # --- routing, with the pocket model ---------------------------------------------------------------

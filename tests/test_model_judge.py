@@ -182,7 +182,7 @@ def test_an_address_where_nothing_is_is_one_sentence(url):
 
 def test_without_the_client_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "openai", None)
-    with pytest.raises(CraneError, match=re.escape("pip install crane-companion[served]")):
+    with pytest.raises(CraneError, match=re.escape("pip install crane-companion[serve]")):
         served_judge("http://127.0.0.1:9/v1", "m")
 
 

@@ -37,7 +37,7 @@ READS = {  # notebook -> stages of which it takes what ships
     "10_report": ["02b_pocket", "04a_judges", "09_evaluation", "09a_tables"],
     "10a_figures": ["04_failure_modes", "07a_sft", "08_grpo", "09_evaluation", "09a_tables"],
     "10b_ledger": ["02b_pocket", "04a_judges", "09a_tables"],
-    "12_command_line": ["05a_benchmark"],
+    "12b_command_line": ["05a_benchmark", "07a_sft"],
     "add_a_method": ["05a_benchmark"],
     "add_a_metric": ["09_evaluation"],
 }

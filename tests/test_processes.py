@@ -143,7 +143,7 @@ def test_from_the_shell_two_processes_print_what_one_prints(tmp_path):
     two = out.splitlines()
     assert [x for x in two if "traces and" not in x] == [x for x in one if "traces and" not in x]
     code, out, err = launched(2, "-m", "crane", *args[:1], "--method", "FT-M", *args[3:], tmp_path / "no")
-    assert code and err.count("crane: editor 'FT-M' is unknown") == 1 and not out, err
+    assert code and err.count("crane: method 'FT-M' is unknown") == 1 and not out, err
 
 
 def test_several_processes_need_a_launcher(monkeypatch, tmp_path):

@@ -489,7 +489,8 @@ def test_an_evaluation_stopped_at_any_write_goes_on(world, few, tmp_path, monkey
 
 
 @needs_run
-def test_a_killed_evaluation_goes_on(tmp_path, monkeypatch):
+@pytest.mark.faults
+def test_a_killed_evaluation_goes_on(tmp_path, monkeypatch, tried):
     args = ["evaluate", "--method", "IKE-0", "--data", str(ran.parent / "05a_benchmark"), "--limit", "4"]
     args += ["--out", str(tmp_path / "it")]
     crane = str(Path(sys.executable).parent / "crane")
@@ -499,9 +500,10 @@ def test_a_killed_evaluation_goes_on(tmp_path, monkeypatch):
     p.send_signal(signal.SIGKILL)
     p.wait()
     monkeypatch.chdir(root)
-    r = RUNNER.invoke(app, args)
-    assert r.exit_code == 0 and "GS" in r.stdout and (tmp_path / "it" / "results.json").exists()
-    assert RUNNER.invoke(app, args).stdout == r.stdout
+    with tried("SIGKILL after the first lines", "evaluation", "nothing: the same command goes on").once():
+        r = RUNNER.invoke(app, args)
+        assert r.exit_code == 0 and "GS" in r.stdout and (tmp_path / "it" / "results.json").exists()
+        assert RUNNER.invoke(app, args).stdout == r.stdout
 
 
 @pytest.fixture(scope="module")
@@ -708,7 +710,7 @@ def test_the_ledger_is_an_exit_code_and_notices_a_touch():
         pytest.skip("nothing is promoted")
     r = crane("ledger")
     claims = read_json(figures / "ledger.json")
-    assert r.exit_code == int(any(c["verdict"] == "fails" for c in claims)) and all(
+    assert r.exit_code == 3 * any(c["verdict"] == "fails" for c in claims) and all(
         c["claim"] in r.stdout for c in claims
     )
     path = figures / "results.json"
@@ -717,7 +719,7 @@ def test_the_ledger_is_an_exit_code_and_notices_a_touch():
         path.write_bytes(was.replace(b"0.", b"1.", 1))
         assert touched_up(figures) == ["results.json"]
         r = crane("ledger")
-        assert r.exit_code == 2 and "figures/results.json" in r.output
+        assert r.exit_code == 4 and "figures/results.json" in r.output
     finally:
         path.write_bytes(was)
 

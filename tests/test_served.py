@@ -29,7 +29,7 @@ from crane.command_line import app
 from crane.core import CraneError, read_json, read_jsonl
 from crane.generation import answer, completion_of, read_target, teacher_forced
 from crane.model import Note, Prompt, Served, load_mllm, pocket_path, save_mllm, served_messages
-from crane.protocol import evaluate, results_of
+from crane.protocol import evaluate, in_lines, results_of
 from crane.routing import Crane, load_router, shipped_router
 from crane.world import load_world
 
@@ -114,12 +114,15 @@ def far(server):
 
 
 def said_of(rows):
-    return {(r["method"], r["probe_id"]): (r["text"], r["ended"], r["tokens"], r["prompt"]) for r in rows}
+    fields = "text", "ended", "tokens", "prompt_tokens", "prompt"
+    return {(r["method"], r["probe_id"]): [r[k] for k in fields] for r in rows}
 
 
 def test_a_served_model_says_what_the_local_one_says(m, far, world):
     here, there = answer(m, PROMPTS, world), answer(far, PROMPTS * 2, world)
     assert there == here * 2
+    counts = [c.prompt_tokens for c in there]
+    assert counts == [c.prompt_tokens for c in here] * 2 and min(counts) > 0
     assert teacher_forced(far, PROMPTS[:1], ["Lima"], world) == [(None, None)] and not far.scores
     short = answer(far, PROMPTS[:1], world, max_new_tokens=4)[0]
     assert (short.ended, short.tokens, short.trace.fault) == (False, 4, "think not closed")
@@ -163,11 +166,14 @@ def merged(tmp_path_factory):
 
 @needs_run
 def test_crane_itself_behind_a_server_from_the_shell(server, merged, few, tmp_path):
-    args = ["evaluate", "--data", str(ran), "--limit", "1", "--method", "CRANE"]
+    args = ["evaluate", "--data", str(ran), "--limit", "1", "--method", "CRANE", "--price", "1000,2000"]
     names = ["--model", server.url, "--served", str(merged), "--base", str(pocket_path())]
     there = CliRunner().invoke(app, [*args, *names, "--out", str(tmp_path / "there")])
     assert there.exit_code == 0, there.stderr
-    assert re.search(r"CRANE +TF +not measured", there.stdout) and "tokens an answer" in there.stdout
+    assert re.search(r"CRANE +TF +not measured", there.stdout) and "prompt tokens an answer" in there.stdout
+    rows = [r for r in read_jsonl(tmp_path / "there" / "traces.jsonl") if r["method"] == "CRANE"]
+    cost = sum(r["prompt_tokens"] + 2 * r["tokens"] for r in rows) / len(rows) / 1000
+    assert re.search(rf"CRANE +cost an answer +{cost:.3g} ", there.stdout)
     here = CliRunner().invoke(app, [*args, "--out", str(tmp_path / "here")])
     assert here.exit_code == 0, here.stderr
     a, b = (said_of(read_jsonl(tmp_path / x / "traces.jsonl")) for x in ("there", "here"))
@@ -555,3 +561,31 @@ def test_cut_and_ill_formed_are_what_fmt_lacks():
     d = pd.DataFrame(rows).assign(method="x", probe_id="p", kind="exact", tag="", tokens=7, GS=False, dissonant=False)
     value = {r["metric"]: r["value"] for r in results_of(d)}
     assert (value["FMT"], value["cut"], value["ill-formed"], value["tokens"]) == (0.5, 0.25, 0.25, 7)
+    assert not {"prompt tokens", "cost"} & {*value}, "what was not counted has no place"
+
+
+def test_an_answer_costs_what_its_tokens_cost_and_nothing_is_said_without_a_price_or_a_count():
+    counts = [100, None, 300, None]
+    rows = [dict(FMT=True, ended=True, edit_id=str(i), prompt_tokens=n) for i, n in enumerate(counts)]
+    d = pd.DataFrame(rows).assign(method="x", probe_id="p", kind="exact", tag="", tokens=10, GS=False, dissonant=False)
+    res = results_of(d, price=(2.0, 50.0))
+    of = {r["metric"]: r for r in res}
+    assert of["cost"]["value"] == pytest.approx((200 * 2 + 10 * 50) / 1e6) and of["cost"]["n"] == 2
+    assert of["prompt tokens"]["value"] == 200 and of["tokens"]["n"] == 4
+    assert any("cost an answer" in x and "0.0009 " in x for x in in_lines(res, rows_of(d), 9, (2.0, 50.0)))
+    assert "cost" not in {r["metric"] for r in results_of(d)}
+    uncounted = results_of(d.assign(prompt_tokens=None), price=(2.0, 50.0))
+    assert "cost" not in {r["metric"] for r in uncounted}
+    assert any("not measured: the server does not count" in x for x in in_lines(uncounted, rows_of(d), 9, (2.0, 50.0)))
+
+
+def rows_of(d):
+    return d.assign(tf=0.5).to_dict("records")
+
+
+@pytest.mark.parametrize("price", ["cheap", "1", "1,2,3", "-1,2", "nan,1", "0.5;1.5"])
+def test_a_price_that_is_none_is_refused_before_anything_is_asked(price, tmp_path):
+    r = CliRunner().invoke(app, ["evaluate", "--data", "nowhere", "--price", price, "--out", str(tmp_path / "out")])
+    assert (
+        r.exit_code == 1 and f"--price '{price}' is no pair of prices" in r.stderr and not (tmp_path / "out").exists()
+    )

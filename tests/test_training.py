@@ -263,14 +263,23 @@ def crane(*args):
 @pytest.mark.parametrize(
     "args,says",
     [
-        (("rlhf",), "choose sft or grpo"),
         (("grpo", "--batch-size", "30"), "no multiple"),
         (("sft", "--run", "nowhere"), "05a_benchmark"),
+        (("sft", "--report", "paper"), "choose none, trackio, wandb, tensorboard"),
+        (("sft", "--report", "trackio"), "trackio is not installed"),
+        (("grpo", "--vllm"), "vllm is not installed"),
+        (("sft", "--run", "nowhere", "--dry-run"), "05a_benchmark"),
+        (("grpo", "--run", "nowhere", "--dry-run"), "crane train sft --run nowhere"),
     ],
 )
 def test_wrong_commands_end_in_one_line(args, says):
     r = crane("train", *args)
     assert r.exit_code == 1 and says in r.stderr and r.stderr.count("\n") == 1
+
+
+def test_reports_go_where_they_are_asked_to(tmp_path):
+    args = sft_config(tmp_path, 1, 4, 1e-3, report_to="tensorboard").report_to
+    assert args == ["tensorboard"] and sft_config(tmp_path, 1, 4, 1e-3).report_to == []
 
 
 def test_train_from_the_shell(tmp_path, monkeypatch, bench, world):

@@ -139,7 +139,9 @@ def written_since(began, executed):
         return any(p.stat().st_mtime > began for p in executed.glob("*.json"))
 
 
-def test_toys_killed_ten_times_end_in_the_same_files(tmp_path, rng):
+@pytest.mark.faults
+def test_toys_killed_ten_times_end_in_the_same_files(tmp_path, rng, tried):
+    row = tried("SIGKILL or SIGTERM at random moments", "a batch of notebooks", "nothing: the same command goes on")
     killed, whole = (two_notebooks(tmp_path / name) for name in ("killed", "whole"))
     assert run(whole).code == 0
     executed = killed / "runs/tiny/executed"
@@ -149,6 +151,7 @@ def test_toys_killed_ten_times_end_in_the_same_files(tmp_path, rng):
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 2))
         kill(p, rng)
+        row.tried += 1
         p.communicate()
     code, out, err = run(killed)
     assert code == 0, err
@@ -157,13 +160,16 @@ def test_toys_killed_ten_times_end_in_the_same_files(tmp_path, rng):
     assert [n for n in a if a[n].read_bytes() != b[n].read_bytes()] == []
     assert {p.name for p in executed.iterdir()} == {p.name for p in (whole / "runs/tiny/executed").iterdir()}
     assert kept(killed)
+    row.survived = row.tried
 
 
 def of_trainings(files):
     return {n: p for n, p in files.items() if n.split("/")[0] in TRAINING}
 
 
-def test_trainings_killed_in_their_midst_end_in_the_same_files(undisturbed, project, rng):
+@pytest.mark.faults
+def test_trainings_killed_in_their_midst_end_in_the_same_files(undisturbed, project, rng, tried):
+    row = tried("SIGKILL or SIGTERM after a checkpoint", "SFT, GRPO", "nothing: the same command goes on")
     log = project / "runs.log"
 
     def in_training(stage):
@@ -175,6 +181,7 @@ def test_trainings_killed_in_their_midst_end_in_the_same_files(undisturbed, proj
             while not in_training(stage) and p.poll() is None and time.time() < end:
                 time.sleep(0.05)
             kill(p, rng)
+            row.tried += 1
             assert in_training(stage), log.read_text()[-3000:]
         p = start_training(project, out)
         assert p.wait(1500) == 0, log.read_text()[-3000:]
@@ -184,3 +191,4 @@ def test_trainings_killed_in_their_midst_end_in_the_same_files(undisturbed, proj
     assert not list((project / "runs/smoke").rglob("checkpoint-*"))
     assert not list((project / "runs/smoke").rglob("*.partial*"))
     assert {what for s, (what, _) in view(project).items() if s.stage in TRAINING} == {"keep"}
+    row.survived = row.tried
