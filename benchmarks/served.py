@@ -34,7 +34,9 @@ def server():
         port = s.getsockname()[1]
     args = ["serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "error"]
     env = os.environ | dict(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-    p = subprocess.Popen([sys.executable, "-c", SERVE, *args], env=env, stderr=subprocess.DEVNULL)
+    p = subprocess.Popen(
+        [sys.executable, "-c", SERVE, *args], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_for(f"http://127.0.0.1:{port}/health", p)
         yield f"http://127.0.0.1:{port}/v1"
