@@ -270,9 +270,10 @@ def coming(
                 raise item
             yield item
     finally:
-        with suppress(RuntimeError, KeyError):  # it has ended already
-            at["loop"].call_soon_threadsafe(at["task"].cancel)
-        thread.join()
+        while thread.is_alive():  # again if it has not begun yet, or something on the way has swallowed it
+            with suppress(RuntimeError, KeyError):  # it has ended just now
+                at["loop"].call_soon_threadsafe(at["task"].cancel)
+            thread.join(0.5)
 
 # %% ../nbs/00d_client.ipynb #a26e17bf
 def openai_client(kind: str, url: str, **settings):  # `kind`: `OpenAI` or `AsyncOpenAI`
