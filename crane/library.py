@@ -144,6 +144,10 @@ def record(self: DualLibrary, n: int) -> tuple[dict, int]:  # The record and its
 _SHA256 = re.compile("[0-9a-f]{64}")  # the name of a kept picture
 
 
+def _in_short(e: Exception) -> str:
+    return " ".join(f"{type(e).__name__}: {e}".split())[:200]
+
+
 @patch
 def entry(self: DualLibrary, modality: str, row: int) -> Entry:
     "What the library keeps in a row; a picture that the encoder's world does not hold is the stored one."
@@ -154,8 +158,8 @@ def entry(self: DualLibrary, modality: str, row: int) -> Entry:
             _SHA256.fullmatch(picture)[0]  # no other path, which a stranger might have written there
         entry = Entry(e, float(rec["at"]), str(rec["source"]), number)
     except (KeyError, TypeError, ValueError, IndexError) as wrong:
-        why = " ".join(f"{type(wrong).__name__}: {wrong}".split())[:200]
-        raise CraneError(f"an edit in the library in {self.store} is damaged ({why}): {REMEDY}.") from None
+        says = f"an edit in the library in {self.store} is damaged ({_in_short(wrong)})"
+        raise CraneError(f"{says}: {REMEDY}.") from None
     known = getattr(getattr(self.encoder, "world", None), "images", {})
     if picture and e.image not in known:
         e = e.model_copy(update=dict(image=str(self.store.picture(picture))))
@@ -273,8 +277,8 @@ def take_in(self: DualLibrary, revision: Revision, n: int):
         self.apply(*revision)
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as e:
         self.begin()
-        why = " ".join(f"{type(e).__name__}: {e}".split())[:200]
-        raise CraneError(f"revision {n} of the library in {self.store} is damaged ({why}): {REMEDY}.") from None
+        says = f"revision {n} of the library in {self.store} is damaged ({_in_short(e)})"
+        raise CraneError(f"{says}: {REMEDY}.") from None
 
 
 @patch
