@@ -17,7 +17,7 @@ from typing import Annotated
 
 import typer
 
-from .commands import AsJson, Seed, Status, app, show, stop, told
+from .commands import AsJson, Seed, Status, app, show, stop, things, told
 from .core import DATA, CraneError, project_root, read_json, stage_dir, write_json
 from .edits_command import edits_app
 
@@ -250,11 +250,6 @@ def ledger_folder(root: Path) -> Path:  # `root`: the project folder, if this is
     return figures
 
 # %% ../nbs/12b_command_line.ipynb #b226cb69
-def things(n: int, what: str) -> str:  # `what`: in the singular
-    "So many of something."
-    return f"{n} {what}" if n == 1 else f"{n} {what}s"
-
-
 def changed_since(root: Path, origin: dict) -> list[str]:  # `origin`: where the promoted results come from
     "What has changed since the promoted run."
     from crane.plan import differing, made_of_all, plan

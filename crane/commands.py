@@ -120,6 +120,11 @@ def show(
     "Print what a command found."
     print(json.dumps(found, indent=1, ensure_ascii=False, default=str) if as_json else lines)
 
+
+def things(n: int, what: str) -> str:  # `what`: in the singular
+    "So many of something."
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
+
 # %% ../nbs/12_commands.ipynb #39ea907c
 def profile_names() -> list[str]:
     "The profiles of this checkout."
@@ -290,5 +295,7 @@ def doctor_command(
         lines.append(f"{seen}: no faults")
     show([f.model_dump() for f in findings], "\n".join(lines), as_json)
     if faults:
-        found = "1 fault" if faults == 1 else f"{faults} faults"
-        stop(Status.FAULT, f"crane: {found}, each in a line that begins with FAULT: mend what it names.")
+        stop(
+            Status.FAULT,
+            f"crane: {things(faults, 'fault')}, each in a line that begins with FAULT: mend what it names.",
+        )
