@@ -488,7 +488,7 @@ class PointRecords:
     def __getitem__(self, i: int) -> dict:
         if i not in self.near:
             self.near = self.read(range(i, min(i + 16, len(self.of))))
-        return json.loads(self.near[i])
+        return parse_json(self.near[i])
 
     def read(self, numbers: range) -> dict[int, str]:
         "Records in JSON, by number."
@@ -537,20 +537,24 @@ def payload(self: Collection, n: int) -> dict:
 
 @patch
 def read(self: Collection, n: int) -> Revision:
-    "Read a revision and compare its checksum."
+    "Read a revision and compare its checksum; a damaged one is a `CraneError`."
+    from safetensors import SafetensorError
     from safetensors.numpy import load
 
     said = self.payload(n)
-    info, small = json.loads(said["info"]), load(base64.b64decode(said["arrays"]))
-    if checksum(info, sorted(small.items())) != said["sha256"]:
-        says = f"revision {n} of the library in {self} is damaged"
-        raise CraneError(f"{says}: restore the collection from a snapshot.")
-    token, parts = int(said["token"], 16), dict(small)
-    if "modality" in small:
-        parts["records"] = PointRecords(self, token, small["modality"])
-    for modality, size in said["sizes"].items():
-        members = np.flatnonzero(small["modality"] == MODALITIES.index(modality))
-        parts[modality] = Points(token, members, size)
+    try:
+        info, small = dict(parse_json(said["info"])), load(base64.b64decode(said["arrays"]))
+        if checksum(info, sorted(small.items())) != said["sha256"]:
+            raise ValueError("its checksum is not the recorded one")
+        token, parts = int(said["token"], 16), dict(small)
+        if "modality" in small:
+            parts["records"] = PointRecords(self, token, small["modality"])
+        for modality, size in said["sizes"].items():
+            members = np.flatnonzero(small["modality"] == MODALITIES.index(modality))
+            parts[modality] = Points(token, members, size)
+    except (SafetensorError, ValueError, TypeError, KeyError, AttributeError) as e:
+        says = f"revision {n} of the library in {self} is damaged ({e})"
+        raise CraneError(f"{says}: restore the collection from a snapshot.") from None
     return Revision(info, said["sha256"], parts.__getitem__)
 
 # %% ../nbs/06a_store.ipynb #2befb444

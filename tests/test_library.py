@@ -1432,7 +1432,7 @@ def test_what_a_killed_writer_left_in_qdrant_is_passed_over(tmp_path, monkeypatc
     assert hit_ids(again.nearest([Prompt("What is the capital of Peru?")], 9)[0]) == ["a", "b"]
 
 
-@pytest.mark.parametrize("what", ["a point", "a revision", "a changed revision", "a picture"])
+@pytest.mark.parametrize("what", ["a point", "a revision", "a changed revision", "half a revision", "a picture"])
 def test_what_is_lost_or_changed_in_qdrant_is_named(tmp_path, what):
     at = address(tmp_path, "qdrant")
     lib = DualLibrary.at(at, Fake())
@@ -1444,8 +1444,9 @@ def test_what_is_lost_or_changed_in_qdrant_is_named(tmp_path, what):
     names = {"a point": ("visual", scrolled["visual"][1].id)}
     names["a revision"] = None, search.point_id(0, 2)
     names["a picture"] = None, next(p.id for p in scrolled[None] if "picture" in p.payload)
-    if what == "a changed revision":
-        lib.store.ask("set_payload", None, dict(info=json.dumps(dict(number=2, op="add"))), [search.point_id(0, 2)])
+    changed = {"a changed revision": json.dumps(dict(number=2, op="add")), "half a revision": '{"number": 2'}
+    if what in changed:
+        lib.store.ask("set_payload", None, dict(info=changed[what]), [search.point_id(0, 2)])
     else:
         lib.store.ask("delete", names[what][0], [names[what][1]])
     with pytest.raises(CraneError, match="missing|damaged") as e:
