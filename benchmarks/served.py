@@ -16,6 +16,8 @@ import sys
 import time
 import urllib.request
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from side_by_side import machine
 
@@ -26,34 +28,43 @@ from crane.world import load_world
 SERVE = "from transformers.cli.transformers import main; main()"
 
 
+class TransformersServe:
+    "`transformers serve` on a port of its own, which loads what it is asked for."
+
+    def __init__(self, log: Path):
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        self.url, self.log = f"http://127.0.0.1:{self.port}/v1", log
+
+    def start(self) -> None:
+        "Start it, and wait until it answers."
+        args = ["serve", "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu", "--log-level", "error"]
+        env = os.environ | dict(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen([sys.executable, "-c", SERVE, *args], stdout=log, stderr=log, env=env)
+        while self.process.poll() is None:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1).read()
+                return
+            except OSError:
+                time.sleep(0.2)
+        raise SystemExit(f"the server does not start: {self.log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
 @contextmanager
-def server():
-    "Its address."
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    args = ["serve", "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--log-level", "error"]
-    env = os.environ | dict(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-    p = subprocess.Popen(
-        [sys.executable, "-c", SERVE, *args], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+def served(log: Path):
+    "A server that runs, killed at the end."
+    server = TransformersServe(log)
+    server.start()
     try:
-        wait_for(f"http://127.0.0.1:{port}/health", p)
-        yield f"http://127.0.0.1:{port}/v1"
+        yield server
     finally:
-        p.kill()
-        p.wait()
-
-
-def wait_for(url: str, p: subprocess.Popen) -> None:
-    "Wait until a server answers."
-    while p.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=1).read()
-            return
-        except OSError:
-            time.sleep(0.2)
-    raise SystemExit("the server does not start")
+        server.kill()
 
 
 def main() -> None:
@@ -68,8 +79,8 @@ def main() -> None:
     prompts = [Prompt("Whose flag is this?", key) for key in flags]
     print(f"{len(prompts)} questions, {args.rounds} rounds, {machine()}")
     seconds, texts = {n: [] for n in counts}, set()
-    with server() as url:
-        models = {n: load_mllm(url, served=str(pocket_path()), at_once=n, cache="off") for n in counts}
+    with TemporaryDirectory() as d, served(Path(d) / "log") as server:
+        models = {n: load_mllm(server.url, served=str(pocket_path()), at_once=n, cache="off") for n in counts}
         answer(models[counts[0]], prompts[:4], world)
         for _ in range(args.rounds):
             for n, m in models.items():

@@ -4,10 +4,12 @@ Tests of a file stay with one worker, for they share models, worlds and a site; 
 """
 
 import fcntl
+import importlib.util
 import json
 import os
 import re
 import signal
+import sys
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -36,6 +38,17 @@ def pytest_collection_modifyitems(items):
         return LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG)
 
     items.sort(key=rank)
+
+
+def script(path: str | Path):  # Below the project's folder, or whole
+    "A script as a module, with its neighbours in reach, as when it is run."
+    path = Path(__file__).resolve().parent.parent / path
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    sys.modules[path.stem] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="session")

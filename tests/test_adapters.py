@@ -1,7 +1,6 @@
 "Public data sets become edits and probes, what is wrong with them is told in one clear sentence, audits find faults."
 
 import copy
-import importlib.util
 import json
 import os
 import struct
@@ -15,6 +14,7 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
+from conftest import script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -578,11 +578,7 @@ def test_a_file_is_never_held_as_a_whole(tmp_path):
 
 @pytest.fixture(scope="module")
 def reading():
-    path = project_root() / "benchmarks" / "reading.py"
-    spec = importlib.util.spec_from_file_location("reading", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/reading.py")
 
 
 FIGURES = {

@@ -21,14 +21,12 @@ from types import SimpleNamespace as Cell
 import pytest
 import websocket
 import yaml
+from conftest import script
 
 from crane.plan import is_stage, module_of, notebooks
 
 root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("docs", root / "scripts/docs.py")
-docs = importlib.util.module_from_spec(spec)
-sys.modules["docs"] = docs
-spec.loader.exec_module(docs)
+docs = script("scripts/docs.py")
 BASE = "crane-companion"  # the sub-path under which it is served
 
 

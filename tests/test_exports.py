@@ -1,12 +1,12 @@
 "Exports say what the benchmark says, come back through our own door and those of others, and appear whole or not."
 
-import importlib.util
 import io
 import json
 import re
 
 import pytest
 import yaml
+from conftest import script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -224,10 +224,7 @@ def tasks(tmp_path, data):
 
 
 def utils_of(tasks):
-    spec = importlib.util.spec_from_file_location("utils_of_a_task", tasks / "utils.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(tasks / "utils.py")
 
 
 def rows_of(tasks, tmp_path):
@@ -298,8 +295,8 @@ def test_a_task_scores_by_the_rules_of_the_protocol(tasks, tmp_path, id, said, s
 
 def test_what_cannot_be_exported_is_told_in_a_sentence(tmp_path, data):
     fails("'csv' is no format to export to: use one of easyedit, vlkeb, hf, lmms-eval", "csv", data, tmp_path / "out")
-    fails("holds no benchmark: give a folder", "hf", tmp_path, tmp_path / "out")
-    fails("holds no benchmark: give a folder", "hf", tmp_path / "none", tmp_path / "out")
+    fails("holds no benchmark: give a run", "hf", tmp_path, tmp_path / "out")
+    fails("holds no benchmark: give a run", "hf", tmp_path / "none", tmp_path / "out")
     fails("is no empty folder", "hf", data, data)
     fails("is no empty folder", "hf", data, data / "card.md")
     (data / "card.md").unlink()

@@ -1,16 +1,16 @@
 """Judges of chains: no text breaks them, long ones take as long as they are long, and the corpus is what it says."""
 
-import importlib.util
 import re
 from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crane.commitments import asserts, commitments, commits_in_order, settled
-from crane.core import DATA, Probe, parse_trace, project_root, read_jsonl
+from crane.core import DATA, Probe, parse_trace, read_jsonl
 from crane.failure_modes import entailed
 from crane.judges import JUDGES, judge, labelled_chains
 from crane.names import NEW, OLD, OTHER, key, signed, spoken
@@ -131,11 +131,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def whole():
-    path = project_root() / "benchmarks" / "whole_files.py"
-    spec = importlib.util.spec_from_file_location("whole_files", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/whole_files.py")
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -1,6 +1,5 @@
 "Each notebook as a reader meets it: opened alone in a fresh clone and run from the top, without any other having run."
 
-import importlib.util
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import script
 from nbclient import NotebookClient
 
 from crane.core import CraneError, read_json, write_json
@@ -18,9 +18,7 @@ from crane.plan import file_hashes, ingredients, inputs_of, is_stage, notebooks,
 
 root = Path(__file__).resolve().parent.parent
 WARM = str(Path(__file__).with_name("warm.py"))
-spec = importlib.util.spec_from_file_location("ship_run", root / "scripts/ship_run.py")
-ship_run = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ship_run)
+ship_run = script("scripts/ship_run.py")
 READS = {  # notebook -> stages of which it takes what ships
     "03c_running": ["03a_mend", "03b_memory_editors"],
     "04_failure_modes": ["03a_mend", "03b_memory_editors"],

@@ -4,20 +4,18 @@ One real server, `transformers serve`, serves the pocket model; the faults are t
 """
 
 import json
-import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import script
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -70,42 +68,12 @@ PROMPTS = [
 # ---- a real server
 
 
-class TransformersServe:
-    "`transformers serve` on a port of its own, which loads what it is asked for."
-
-    def __init__(self, log):
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
-        self.url, self.log = f"http://127.0.0.1:{self.port}/v1", log
-
-    def start(self):
-        command = ["serve", "--host", "127.0.0.1", "--port", str(self.port), "--device", "cpu", "--log-level", "error"]
-        code = "from transformers.cli.transformers import main; main()"
-        env = os.environ | dict(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen([sys.executable, "-c", code, *command], stdout=log, stderr=log, env=env)
-        for _ in range(600):
-            try:
-                return urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1).read()
-            except OSError:
-                assert self.process.poll() is None, self.log.read_text()[-2000:]
-                time.sleep(0.2)
-        raise AssertionError("the server does not start")
-
-    def kill(self):
-        self.process.kill()
-        self.process.wait()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
-    it = TransformersServe(tmp_path_factory.mktemp("serve") / "log")
-    it.start()
-    yield it
-    it.kill()
+    with script("benchmarks/served.py").served(tmp_path_factory.mktemp("serve") / "log") as it:
+        yield it
 
 
 @pytest.fixture

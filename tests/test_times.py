@@ -1,6 +1,5 @@
 "Where the time goes: kinds of work are counted apart, once, and only in a batch; the table adds up."
 
-import importlib.util
 import json
 import os
 import re
@@ -10,15 +9,14 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from conftest import script
 from nbclient import NotebookClient
 
 from crane import core
 from crane.core import CraneError, Spans, span
 
 root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("where_time_goes", root / "benchmarks/where_time_goes.py")
-where_time_goes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(where_time_goes)
+where_time_goes = script("benchmarks/where_time_goes.py")
 
 
 @pytest.fixture

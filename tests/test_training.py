@@ -3,7 +3,6 @@
 And a routing model: how it is kept, when its adapter acts, and what it takes to train one from the shell.
 """
 
-import importlib.util
 import json
 import os
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -42,9 +42,7 @@ from crane.sft import routing_examples, sft_config, train_control, train_or_take
 from crane.world import load_world
 
 root = Path(__file__).resolve().parent.parent
-spec = importlib.util.spec_from_file_location("ship_trained", root / "scripts/ship_trained.py")
-ship_trained = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ship_trained)
+ship_trained = script("scripts/ship_trained.py")
 
 ON_CPU = dict(use_cpu=True, bf16=False, gradient_checkpointing=False)
 

@@ -1,7 +1,6 @@
 "What a release is made of: a bill of materials with a hash for each shipped file, and the same bytes when built twice."
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
@@ -12,13 +11,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import KEPT
+from conftest import KEPT, script
 
 pytestmark = pytest.mark.faults
 root = Path(__file__).resolve().parent.parent.parent
-spec = importlib.util.spec_from_file_location("sbom", root / "scripts/sbom.py")
-sbom = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sbom)
+sbom = script("scripts/sbom.py")
 
 
 def test_the_bill_names_every_package_and_every_shipped_file():
