@@ -316,25 +316,6 @@ def benchmark_folder(data: str) -> Path:  # `data`: a folder, or the name of a r
     path = Path(data)
     return path if path.exists() or path.name != data else stage_dir(data, "05a_benchmark", make=False)
 
-
-def splits_in(folder: Path) -> list[str]:
-    "The splits that `05a_benchmark` left in a folder."
-    return sorted(p.name.removesuffix(".edits.parquet") for p in folder.glob("*.edits.parquet"))
-
-
-def to_read(data: str, split: str, format: str) -> Path:
-    "The file of a public data set, or else the folder of a benchmark that holds the split."
-    if format:
-        return Path(data)
-    folder = benchmark_folder(data)
-    there = splits_in(folder)
-    if not there:
-        give = "give a run such as smoke, or a folder that 05a_benchmark wrote"
-        raise CraneError(f"{folder} holds no benchmark: {give}, or say by --format what the file is.")
-    if split not in there:
-        raise CraneError(f"{folder} holds no split '{split}': choose {', '.join(there)}.")
-    return folder
-
 # %% ../nbs/12b_command_line.ipynb #2c6e1335
 def of_server(model: str, **given) -> dict:  # `given`: what options of a server say, if anything
     "What `load_mllm` is told of a server; nothing for a model that is loaded here."
@@ -474,7 +455,7 @@ def evaluate_command(
         by = served_judge(judge, judge_model, **kept) if judge else None
         server = of_server(model, served=served, base=base, further=request, **kept)
         with processes():
-            place = to_read(data, split, format)
+            place = Path(data) if format else benchmark_folder(data)
             world, edits, probes, skipped = to_ask(place, split, format, images, limit, skip_bad)
             for what in skipped if not rank() else ():
                 print(f"skipped: {what}", file=sys.stderr)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import yaml
 from PIL import Image
 
-from .benchmark import Benchmark, read_benchmark
+from .benchmark import Benchmark, read_benchmark, splits_in
 from .commitments import asserts
 from .core import DATA, CraneError, Edit, Probe, mentions, parse_trace, write_atomic, write_json
 from .editors import with_notes
@@ -40,16 +40,10 @@ class Whole(NamedTuple):
     images: dict[str, bytes]  # Key -> content
 
 
-GIVE = "give a folder that 05a_benchmark wrote, such as runs/smoke/05a_benchmark"
-
-
 def read_whole(folder: str | Path) -> Whole:
     "Read all splits of a benchmark; a folder without any is a `CraneError`."
     folder, pictures = Path(folder), SimpleNamespace(images={})
-    names = sorted(p.name.removesuffix(".edits.parquet") for p in folder.glob("*.edits.parquet"))
-    if not names:
-        raise CraneError(f"{folder} holds no benchmark: {GIVE}.")
-    return Whole(folder, {s: read_benchmark(folder, s, pictures) for s in names}, pictures.images)
+    return Whole(folder, {s: read_benchmark(folder, s, pictures) for s in splits_in(folder)}, pictures.images)
 
 # %% ../nbs/05d_exports.ipynb #3cfa1f12
 def file_names(images: dict[str, bytes]) -> dict[str, str]:  # Key -> path below the folder of pictures
@@ -425,13 +419,9 @@ def to_ask(
     "Read the edits and probes that an evaluation asks."
     if format:
         world = records = load_public(format, data, images, skip_bad=skip_bad)
-    elif (data / f"{split}.edits.parquet").exists():
+    else:
         world = load_world()
         records = read_benchmark(data, split, world)
-    else:
-        raise CraneError(
-            f"{data} holds no benchmark with a split '{split}': {GIVE}, or say by --format what the file is."
-        )
     edits = records.edits[: limit or None]
     ids = {e.id for e in edits}
     probes = [p for p in records.probes if {p.edit_id, *p.also} <= ids]

@@ -636,6 +636,11 @@ def timed_run():
     return None, ""
 
 
+def machine_of(about):
+    "What a kept file was made on."
+    return "{cores} cores of {cpu}".format(**about["hardware"])
+
+
 def times_page():
     "Minutes by notebook and kind of work."
     about, called = timed_run()
@@ -644,9 +649,7 @@ def times_page():
         t = where_time_goes.minutes(about["stages"])
         names = [f"[{s}]({module_of(s)}.ipynb)" if s in notebooks(root) else s for s in t.index]
         table = where_time_goes.markdown(t.set_axis(names).rename_axis("notebook"))
-        machine = about["hardware"]
-        on = f"{machine['cores']} cores of {machine['cpu']}"
-        whose = f"These are the times of {called} (profile {about['profile']}), on {on}."
+        whose = f"These are the times of {called} (profile {about['profile']}), on {machine_of(about)}."
     text = (nbs / "times.md").read_text().format(table=table, whose=whose)
     page("times", "Where the time goes", text, description="What a run does with its time")
 
@@ -662,9 +665,7 @@ def reliability_page():
             for r in kept["rows"]
         ]
         table = rows(["fault", "place", "tried", "survived", "what the user sees"], *lines)
-        machine = kept["hardware"]
-        on = f"{machine['cores']} cores of {machine['cpu']}"
-        whose = f"Tried on {kept['date']} with commit {kept['commit'][:8]}, on {on}."
+        whose = f"Tried on {kept['date']} with commit {kept['commit'][:8]}, on {machine_of(kept)}."
     text = (nbs / "reliability.md").read_text().format(table=table, whose=whose)
     page("reliability", "Reliability", text, description="Which faults were tried, and what came of them")
 
