@@ -175,7 +175,9 @@ def splits_in(folder: str | Path) -> list[str]:
     "The splits of a benchmark; a folder without any is a `CraneError`."
     there = sorted(p.name.removesuffix(".edits.parquet") for p in Path(folder).glob("*.edits.parquet"))
     if not there:
-        give = "give a run such as smoke, or a folder that 05a_benchmark wrote; of a public file, also its format"
+        give = (
+            "run 05a_benchmark, or give a run such as smoke or a folder that it wrote; of a public file, say the format"
+        )
         raise CraneError(f"{folder} holds no benchmark: {give}.")
     return there
 

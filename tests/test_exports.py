@@ -295,8 +295,8 @@ def test_a_task_scores_by_the_rules_of_the_protocol(tasks, tmp_path, id, said, s
 
 def test_what_cannot_be_exported_is_told_in_a_sentence(tmp_path, data):
     fails("'csv' is no format to export to: use one of easyedit, vlkeb, hf, lmms-eval", "csv", data, tmp_path / "out")
-    fails("holds no benchmark: give a run", "hf", tmp_path, tmp_path / "out")
-    fails("holds no benchmark: give a run", "hf", tmp_path / "none", tmp_path / "out")
+    fails("holds no benchmark: run 05a_benchmark", "hf", tmp_path, tmp_path / "out")
+    fails("holds no benchmark: run 05a_benchmark", "hf", tmp_path / "none", tmp_path / "out")
     fails("is no empty folder", "hf", data, data)
     fails("is no empty folder", "hf", data, data / "card.md")
     (data / "card.md").unlink()
