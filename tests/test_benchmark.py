@@ -284,11 +284,17 @@ def test_a_split_is_whole_by_itself(bench, world, tmp_path):
 
 
 def test_a_damaged_file_is_named(bench, world, tmp_path):
-    with pytest.raises(CraneError, match="test.edits.parquet is missing"):
+    with pytest.raises(CraneError, match="holds no benchmark: run 05a_benchmark"):
         read_benchmark(tmp_path, "test")
     save_benchmark(bench["valid"], tmp_path, "test", world)
+    with pytest.raises(CraneError, match="holds no split 'tset': choose test"):
+        read_benchmark(tmp_path, "tset")
     f = tmp_path / "test.probes.parquet"
-    f.write_bytes(f.read_bytes()[:2000])
+    half = f.read_bytes()[:2000]
+    f.unlink()
+    with pytest.raises(CraneError, match="test.probes.parquet is missing"):
+        read_benchmark(tmp_path, "test")
+    f.write_bytes(half)
     with pytest.raises(CraneError, match="test.probes.parquet is not a readable Parquet file"):
         read_benchmark(tmp_path, "test")
     write_records(tmp_path / "test.edits.parquet", bench["valid"].probes, world)
