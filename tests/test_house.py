@@ -237,6 +237,15 @@ def test_cell_ids_are_there_and_unique():
         assert None not in ids and len(set(ids)) == len(ids), p.name
 
 
+def test_styled_tables_show_text_as_text():
+    "They do not escape by themselves: tags of a chain would vanish, and markup of a stranger would run."
+    for p in (root / "nbs").glob("*.ipynb"):
+        for c in cells(p, "code"):
+            text = "".join(c["source"])
+            styled = len(re.findall(r"[)\]]\s*\.style\b", text))
+            assert styled == text.count('escape="html"'), f"{p.name}: {text}"
+
+
 def committed():  # what is in git or would be
     names = subprocess.run(
         ["git", "ls-files", "-co", "--exclude-standard"], cwd=root, capture_output=True, text=True, check=True
