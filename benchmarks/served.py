@@ -43,11 +43,13 @@ class TransformersServe:
         env = os.environ | dict(HF_HUB_OFFLINE="1", OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="")
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([sys.executable, "-c", SERVE, *args], stdout=log, stderr=log, env=env)
-        while self.process.poll() is None:
+        for _ in range(600):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=1).read()
                 return
             except OSError:
+                if self.process.poll() is not None:
+                    break
                 time.sleep(0.2)
         raise SystemExit(f"the server does not start: {self.log.read_text()[-2000:]}")
 
@@ -60,8 +62,8 @@ class TransformersServe:
 def served(log: Path):
     "A server that runs, killed at the end."
     server = TransformersServe(log)
-    server.start()
     try:
+        server.start()
         yield server
     finally:
         server.kill()
