@@ -9,18 +9,15 @@ import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 import typer
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 from conftest import bounded, times
 from hostile import EDIT, VISUAL
+from PIL import Image
 
 from crane import library as library_module
 from crane import store

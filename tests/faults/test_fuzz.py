@@ -4,16 +4,13 @@
 """
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-sys.path.insert(0, str(Path(__file__).parent))
 from conftest import KEPT, bounded, times
 from hostile import EDIT, TEXTS
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crane.core import CraneError, Edit, parse_trace, read_json, read_records
 from crane.judges import read_judgement

@@ -7,17 +7,14 @@ import re
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
-
-sys.path.insert(0, str(Path(__file__).parent))
 from conftest import bounded, times
 from hostile import EDIT, LINES, PATHS, REFUSED, SHOWN, TEXTS, VISUAL, flipped, saved
+from PIL import Image
 
 from crane.benchmark import read_benchmark
 from crane.core import DATA, CraneError, Edit, parse_trace, read_json, read_jsonl, read_records, write_json, write_jsonl

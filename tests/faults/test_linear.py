@@ -1,11 +1,6 @@
 "Reading a text takes a time that grows with its length, whatever stands in it: a stranger's megabyte hangs nobody."
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from conftest import KEPT, times
 from patterns import patterns, repeated, slow_pumps, within
 
