@@ -362,7 +362,7 @@ def _of_the_old(clause, asked, alone, note):
     return -settles(clause, OLD, asked, alone)
 
 # %% ../nbs/00b_commitments.ipynb #cea1f396
-_SHORT = re.compile(r"\b(?:Mr|Mrs|Ms|Dr|St|vs|v|No|Jr|Sr|e\.g|i\.e|etc|cf|approx|ca)\.(?=\s)")
+_SHORT = re.compile(r"(?<![\w.])(?:Mr|Mrs|Ms|Dr|St|vs|v|No|Jr|Sr|e\.g|i\.e|etc|cf|approx|ca)\.(?=\s)")
 _SENTENCE = re.compile(r"(?<=[.!?…])[\"”'’)\]]*\s+|(?<=[。！？；])|\n+| ?\|\s*")
 _TURN = (
     "but|so|yet|and|then|which|while|whereas|although|though|except|not|or rather|however|since|as|because|only|et|mais"
